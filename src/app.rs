@@ -1,0 +1,189 @@
+//! Wiring: from settings to a running proxy, and its orderly end.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+
+use crate::admin::{self, Readiness};
+use crate::config::{Config, StoreSettings};
+use crate::hsm::{Hsm, Modules, Token, TokenSettings};
+use crate::keystore::{KeyStore, KeyStores, StoreQuota};
+use crate::metrics::{Metrics, TokenMetrics};
+use crate::server::{self, Drain, State, serve_plain};
+
+/// How long threads have to leave the PKCS#11 modules when the process ends.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The tokens of a configuration, with their threads.
+pub struct Tokens(HashMap<Arc<str>, Arc<Token>>);
+
+impl Tokens {
+    /// Starts every token; connecting goes on in the background.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(settings: Vec<TokenSettings>, metrics: &Metrics) -> Result<Self, AppError> {
+        let modules = Arc::new(Modules::default());
+        let start = |settings: TokenSettings| {
+            let name = Arc::clone(&settings.name);
+            let token = Token::start(settings, &modules, TokenMetrics::new(metrics, &name))?;
+            Ok((name, Arc::new(token)))
+        };
+        Ok(Self(settings.into_iter().map(start).collect::<io::Result<_>>().map_err(AppError::Thread)?))
+    }
+
+    /// Every token as an [`Hsm`].
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<dyn Hsm>> {
+        self.0.values().map(|token| Arc::clone(token) as Arc<dyn Hsm>).collect()
+    }
+
+    /// The key stores on these tokens. One whose tokens are not there is left out: the configuration has excluded it.
+    #[must_use]
+    pub fn stores(&self, settings: Vec<StoreSettings>) -> KeyStores {
+        KeyStores::new(settings.into_iter().filter_map(|store| {
+            let token = self.0.get(store.tokens.first()?)?;
+            Some(KeyStore {
+                name: store.name,
+                prefix: store.prefix,
+                is_enabled: store.is_enabled,
+                credentials: store.credentials,
+                keys: store.keys,
+                hsm: Arc::clone(token) as Arc<dyn Hsm>,
+                quota: StoreQuota::new(store.requests_per_second, store.burst),
+            })
+        }))
+    }
+
+    /// Ends the threads; false where one is stuck inside a module.
+    #[must_use]
+    pub fn stop(&self) -> bool {
+        // Not short-circuited: each is to stop.
+        self.0.values().filter(|token| !token.stop(STOP_PATIENCE)).count() == 0
+    }
+}
+
+/// Why the proxy does not run.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {purpose}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Which listener.
+        purpose: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The system gives no signal.
+    #[error("cannot wait for signals: {0}")]
+    Signal(io::Error),
+}
+
+/// Serves until SIGTERM or SIGINT, then ends in order. `dropped_lines` tells how many log lines were dropped so far.
+///
+/// # Errors
+/// [`AppError`] where it cannot start.
+pub async fn run(
+    config: Config,
+    dropped_lines: impl Fn() -> usize + Send + 'static,
+) -> Result<Ended, AppError> {
+    let metrics = Arc::new(Metrics::new());
+    let listener = listen(config.listen, "KMS").await?;
+    let admin_listener = listen(config.admin_listen, "operators").await?;
+    let ping_listener = match config.ping_listen {
+        Some(address) => Some(listen(address, "load balancers").await?),
+        None => None,
+    };
+    let tokens = Tokens::start(config.tokens, &metrics)?;
+    let readiness = Readiness::new(tokens.all());
+    let state = Arc::new(State {
+        stores: ArcSwap::from_pointee(tokens.stores(config.stores)),
+        tls: ArcSwap::from_pointee(config.tls),
+        metrics: Arc::clone(&metrics),
+        readiness: Arc::clone(&readiness),
+        limits: config.limits,
+        timeouts: config.timeouts,
+        fleet: config.fleet,
+        in_flight: Semaphore::new(config.limits.max_in_flight),
+    });
+    let admin_router = admin::router(Arc::clone(&readiness), Arc::clone(&metrics));
+    tokio::spawn(serve_plain(admin_listener, admin_router));
+    if let Some(listener) = ping_listener {
+        tokio::spawn(serve_plain(listener, admin::ping_router(Arc::clone(&readiness))));
+    }
+    tokio::spawn(count_dropped_lines(metrics, dropped_lines));
+    let (switch, drain) = Drain::channel();
+    tokio::spawn(shut_down(switch, readiness, config.timeouts.lame_duck)?);
+    let left = server::serve(state, listener, drain).await;
+    if left > 0 {
+        tracing::warn!(connections = left, "connections were still open at the end of the drain time");
+    }
+    let is_clean = tokio::task::spawn_blocking(move || tokens.stop()).await.unwrap_or(false);
+    tracing::info!(clean = is_clean, "stopped");
+    Ok(if is_clean { Ended::Clean } else { Ended::ThreadStuck })
+}
+
+/// How a proxy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing was left behind.
+    Clean,
+    /// A thread is stuck inside a PKCS#11 module, whose destructors must not run.
+    ThreadStuck,
+}
+
+async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, AppError> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| AppError::Listen { address, purpose, source })?;
+    let address = listener.local_addr().unwrap_or(address);
+    tracing::info!(%address, purpose, "listening");
+    Ok(listener)
+}
+
+/// On SIGTERM or SIGINT: not ready at once, new connections still served while load balancers notice, then drain. A
+/// second signal ends the waiting.
+fn shut_down(
+    switch: watch::Sender<bool>,
+    readiness: Arc<Readiness>,
+    lame_duck: Duration,
+) -> Result<impl Future<Output = ()>, AppError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signal)?;
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        readiness.drain();
+        tracing::info!(
+            lame_duck_secs = lame_duck.as_secs(),
+            "stopping: not ready any more; new connections are still served for the lame-duck time"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(lame_duck) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("draining: no new connections; those that are open are told to close");
+        switch.send_replace(true);
+    })
+}
+
+async fn count_dropped_lines(metrics: Arc<Metrics>, dropped_lines: impl Fn() -> usize + Send) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        let total = u64::try_from(dropped_lines()).unwrap_or(u64::MAX);
+        metrics.log_lines_dropped.inc_by(total.saturating_sub(metrics.log_lines_dropped.get()));
+    }
+}

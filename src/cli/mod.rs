@@ -1,0 +1,86 @@
+//! The command line.
+
+mod check;
+mod credentials;
+mod environment;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Everything went well.
+const EXIT_OK: u8 = 0;
+/// Something could not be done, or `check` found a fault that depends on the token.
+const EXIT_FAILED: u8 = 1;
+/// The command line or the configuration is wrong.
+const EXIT_CONFIG: u8 = 2;
+
+/// An AWS KMS external key store proxy in front of a PKCS#11 HSM.
+///
+/// AWS KMS sends every use of an external key to this proxy, which has the HSM do it: the key never leaves the HSM.
+/// Start with `check`, which says everything that is wrong with a configuration; then `serve`.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve AWS KMS until SIGTERM or SIGINT.
+    ///
+    /// Logs go to standard output, one JSON object a line, one line a request. SIGTERM makes the proxy not ready at once
+    /// (/readyz and /ping say 503), serves on for lame_duck_secs, drains, and exits with 0.
+    Serve(ConfigArgs),
+    /// Check a configuration and the tokens, keys and certificates that it names.
+    ///
+    /// Reads the whole file, logs in to every token, looks up every key, and reports all faults at once. Exit code: 0 if
+    /// the proxy can serve everything, 1 if a token, key or certificate is at fault, 2 if the file is.
+    Check(ConfigArgs),
+    /// Make SigV4 credentials.
+    #[command(subcommand)]
+    Credentials(CredentialsCommand),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration; deploy/xks-proxy.example.toml explains every key.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum CredentialsCommand {
+    /// Make a new access key id and secret access key for a key store.
+    ///
+    /// KMS signs its requests with them, and the proxy verifies the signatures: both must be told. With --format one of
+    /// the three forms is printed. With --dir all three are written, of one and the same credential, each readable by
+    /// its owner alone. Whoever has the secret can use the store's keys.
+    New(credentials::NewArgs),
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let code = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args.config),
+        Command::Check(args) => check::run(&args.config),
+        Command::Credentials(CredentialsCommand::New(args)) => credentials::new(&args),
+    };
+    ExitCode::from(code)
+}
+
+/// Tells the person at the terminal; the log is for `serve`.
+#[expect(clippy::print_stderr, reason = "the one place that writes to standard error")]
+fn complain(problem: &dyn std::fmt::Display) {
+    eprintln!("xks-proxy: {problem}");
+}
+
+/// Prints a command's result.
+#[expect(clippy::print_stdout, reason = "the one place that writes to standard output")]
+fn print(text: &dyn std::fmt::Display) {
+    println!("{text}");
+}

@@ -1,0 +1,77 @@
+//! `xks-proxy serve`.
+
+use std::path::Path;
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, complain, environment};
+use crate::app::{self, Ended};
+use crate::config::{Config, LogLevel};
+
+/// Log lines that may wait to be written, a few kilobytes each at the most; what comes on top is dropped and counted,
+/// since no request waits for the log.
+const MAX_WAITING_LINES: usize = 16_384;
+
+pub(super) fn run(path: &Path) -> u8 {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error);
+            return EXIT_CONFIG;
+        }
+    };
+    if let Err(error) = environment::ensure(&config.tokens) {
+        complain(&format!("cannot set the environment of the PKCS#11 modules: {error}"));
+        return EXIT_FAILED;
+    }
+    let (log, dropped_lines) = start_log(config.log_level);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start the runtime: {error}"));
+            return EXIT_FAILED;
+        }
+    };
+    let ended = runtime.block_on(app::run(config, dropped_lines));
+    runtime.shutdown_background();
+    // Flushes what is waiting.
+    drop(log);
+    match ended {
+        Ok(Ended::Clean) => EXIT_OK,
+        // The module's destructors would run beside the thread that is stuck in it.
+        Ok(Ended::ThreadStuck) => signal_hook::low_level::exit(i32::from(EXIT_OK)),
+        Err(error) => {
+            complain(&error);
+            EXIT_FAILED
+        }
+    }
+}
+
+/// JSON to standard output by a thread of its own. The guard flushes; the function counts dropped lines.
+fn start_log(level: LogLevel) -> (WorkerGuard, impl Fn() -> usize + Send + 'static) {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(MAX_WAITING_LINES)
+        .thread_name("log")
+        .finish(std::io::stdout());
+    let counter = writer.error_counter();
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_span_events(FmtSpan::NONE)
+        .with_max_level(level)
+        .with_writer(writer)
+        .init();
+    (guard, move || counter.dropped_lines())
+}

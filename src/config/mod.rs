@@ -1,0 +1,224 @@
+//! Configuration: one TOML file, read into settings that are known to be right, or a report of every fault.
+//!
+//! `deploy/xks-proxy.example.toml` explains every key.
+
+mod reader;
+mod server;
+mod stores;
+mod tokens;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use rustls::ServerConfig;
+use thiserror::Error;
+use toml::de::DeTable;
+use zeroize::Zeroizing;
+
+pub use reader::Fault;
+use reader::{Faults, Section, Table, Value};
+pub use stores::StoreSettings;
+
+use crate::hsm::TokenSettings;
+use crate::operations::Fleet;
+use crate::secret::{Secret, SecretSource};
+use crate::server::{Limits, Timeouts};
+use crate::tls::CertificateFiles;
+
+/// Everything that a proxy is told.
+#[derive(Debug)]
+pub struct Config {
+    /// Where KMS connects.
+    pub listen: SocketAddr,
+    /// How KMS connects.
+    pub tls: ServerConfig,
+    /// Where the certificates in `tls` came from.
+    pub certificates: Vec<CertificateFiles>,
+    /// Sizes.
+    pub limits: Limits,
+    /// Times.
+    pub timeouts: Timeouts,
+    /// What GetHealthStatus says of the fleet.
+    pub fleet: Fleet,
+    /// Where operators connect.
+    pub admin_listen: SocketAddr,
+    /// Where load balancers ask for `/ping` without TLS.
+    pub ping_listen: Option<SocketAddr>,
+    /// What is logged.
+    pub log_level: LogLevel,
+    /// The tokens.
+    pub tokens: Vec<TokenSettings>,
+    /// The key stores.
+    pub stores: Vec<StoreSettings>,
+}
+
+/// How much is logged; requests are logged at `Info`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Errors alone.
+    Error,
+    /// And warnings.
+    Warn,
+    /// And one line a request.
+    Info,
+    /// And connections, indexing.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Why a configuration is not usable.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::ErrorKind,
+    },
+    /// The file is not right; every fault of it.
+    #[error("{}", report(path, faults))]
+    Faulty {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, from top to bottom.
+        faults: Vec<Fault>,
+    },
+}
+
+fn report(path: &Path, faults: &[Fault]) -> String {
+    let count = faults.len();
+    let mut text = format!(
+        "the configuration {} has {count} fault{}:",
+        path.display(),
+        if count == 1 { "" } else { "s" }
+    );
+    for fault in faults {
+        text.push_str(&format!("\n  {fault}"));
+    }
+    text
+}
+
+impl Config {
+    /// Reads a file and everything that it refers to: certificates, keys and secrets.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let source = std::fs::read_to_string(path).map(Zeroizing::new);
+        let source = source
+            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), reason: error.kind() })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        // The parts that refer to each other by relative paths must not depend on the working directory.
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        Self::parse(&source, &folder).map_err(|faults| ConfigError::Faulty { path: path.to_owned(), faults })
+    }
+
+    /// Reads a document; relative paths in it are relative to `folder`.
+    ///
+    /// # Errors
+    /// Every fault.
+    pub fn parse(source: &str, folder: &Path) -> Result<Self, Vec<Fault>> {
+        let (document, syntax_errors) = DeTable::parse_recoverable(source);
+        let faults = Faults::new(source);
+        for error in &syntax_errors {
+            // The error's own text may quote the source.
+            let offset = error.span().map_or(0, |span| span.start);
+            faults.note(offset, "", "this is not TOML, or a key is given twice");
+        }
+        let config = if syntax_errors.is_empty() { read(&document, folder, &faults) } else { None };
+        let faults = faults.into_sorted();
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(faults),
+        }
+    }
+}
+
+fn read<'d>(
+    document: &'d toml::Spanned<DeTable<'d>>,
+    folder: &Path,
+    faults: &'d Faults<'d>,
+) -> Option<Config> {
+    let mut root = Table::root(document, faults);
+    let server = root.require("server").and_then(|server| server.table());
+    let server = server.and_then(|server| server::read(server, folder));
+    let admin_listen = read_listen(root.section("admin"));
+    let ping_listen = read_listen(root.section("ping"));
+    let log_level = read_log(root.section("log"));
+    let tokens = tokens::read(&mut root, folder);
+    let stores = stores::read(&mut root, folder, &tokens);
+    root.finish();
+    let server = server?;
+    Some(Config {
+        listen: server.listen,
+        tls: server.tls,
+        certificates: server.certificates,
+        limits: server.limits,
+        timeouts: server.timeouts,
+        fleet: server.fleet,
+        admin_listen: admin_listen.unwrap_or(DEFAULT_ADMIN_LISTEN),
+        ping_listen,
+        log_level,
+        tokens,
+        stores,
+    })
+}
+
+/// Loopback: what the admin listener shows is for the operator alone.
+const DEFAULT_ADMIN_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
+
+fn read_listen(mut section: Section<'_>) -> Option<SocketAddr> {
+    let listen = section.take("listen").and_then(|value| value.socket_address());
+    section.finish();
+    listen
+}
+
+fn read_log(mut section: Section<'_>) -> LogLevel {
+    const LEVELS: [(&str, LogLevel); 5] = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    let level = section.take("level").and_then(|value| value.one_of(&LEVELS));
+    section.finish();
+    level.unwrap_or(LogLevel::Info)
+}
+
+/// A secret: a string, or a table that says where it is. It is read at once, to report what is wrong with it.
+fn read_secret(value: &Value<'_>, folder: &Path) -> Option<(SecretSource, Secret)> {
+    let source = if value.is_string() {
+        SecretSource::Inline(Secret::new(Zeroizing::new(value.text()?.to_owned())))
+    } else {
+        let mut table = value.table()?;
+        let file = table.take("file").and_then(|file| file.path_in(folder)).map(SecretSource::File);
+        let environment = table.take("environment").and_then(|name| name.text());
+        let environment = environment.map(|name| SecretSource::Environment(name.to_owned()));
+        let credential = table.take("systemd_credential").and_then(|name| name.text());
+        let credential = credential.map(|name| SecretSource::SystemdCredential(name.to_owned()));
+        table.finish();
+        let mut given = [file, environment, credential].into_iter().flatten();
+        match (given.next(), given.next()) {
+            (Some(source), None) => source,
+            _ => {
+                value.fault("must be a string, or exactly one of { file = … }, { environment = … }, { systemd_credential = … }");
+                return None;
+            }
+        }
+    };
+    match source.read() {
+        Ok(secret) => Some((source, secret)),
+        Err(fault) => {
+            value.fault(fault.to_string());
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

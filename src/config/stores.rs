@@ -1,0 +1,271 @@
+//! `[[stores]]`.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+
+use xks_spec::credential::{AccessKeyId, SecretAccessKey};
+use xks_spec::{ExternalKeyId, UriPathPrefix};
+
+use super::read_secret;
+use super::reader::{Table, Value};
+use crate::hsm::{KeyLocator, TokenSettings};
+use crate::keystore::{ExternalKey, KeyMap, KeyRule, KeyVersion};
+use crate::sigv4::{Credential, Credentials};
+
+/// KMS's default quota of a store.
+const DEFAULT_REQUESTS_PER_SECOND: u64 = 1800;
+
+/// One key store as configured.
+#[derive(Debug)]
+pub struct StoreSettings {
+    /// Name.
+    pub name: Arc<str>,
+    /// Path prefix.
+    pub prefix: UriPathPrefix,
+    /// Whether its keys may be used.
+    pub is_enabled: bool,
+    /// Who may ask.
+    pub credentials: Credentials,
+    /// Its keys.
+    pub keys: KeyMap,
+    /// Names of its tokens; the configuration has seen to it that they are there.
+    pub tokens: Vec<Arc<str>>,
+    /// Requests a second in the long run.
+    pub requests_per_second: NonZeroU32,
+    /// Requests at once.
+    pub burst: NonZeroU32,
+}
+
+pub(super) fn read(root: &mut Table<'_>, folder: &Path, tokens: &[TokenSettings]) -> Vec<StoreSettings> {
+    let mut stores: Vec<StoreSettings> = Vec::new();
+    let mut reached = ReachedKeys::default();
+    let mut access_key_ids = HashSet::new();
+    let Some(array) = root.require("stores") else { return stores };
+    for mut table in array.array().iter().filter_map(Value::table) {
+        let store = read_one(&mut table, folder, tokens, &mut reached, &mut access_key_ids);
+        if let Some(store) = store {
+            if stores.iter().any(|other| other.name == store.name) {
+                table.fault("another store has this name");
+            }
+            if stores.iter().any(|other| other.prefix == store.prefix) {
+                table.fault("another store has this uri_path_prefix");
+            }
+            stores.push(store);
+        }
+        table.finish();
+    }
+    if array.array().is_empty() {
+        array.fault("at least one key store is needed");
+    }
+    stores
+}
+
+fn read_one(
+    table: &mut Table<'_>,
+    folder: &Path,
+    tokens: &[TokenSettings],
+    reached: &mut ReachedKeys,
+    access_key_ids: &mut HashSet<AccessKeyId>,
+) -> Option<StoreSettings> {
+    let name = table.require("name").and_then(|value| value.text());
+    let prefix = table.require("uri_path_prefix").and_then(|value| value.parsed(UriPathPrefix::parse));
+    let is_enabled = table.take("enabled").map_or(Some(true), |value| value.boolean());
+    let region = table.take("region").map(|value| value.text());
+    let token = read_token(table, tokens);
+    let authorization = table.require("authorization").and_then(|value| value.one_of(&[("none", ())]));
+    let region: Option<Option<Box<str>>> = match region {
+        Some(region) => region.map(|region| Some(region.into())),
+        None => Some(None),
+    };
+    let credentials = read_credentials(table, folder, region.as_ref().and_then(Option::as_deref), access_key_ids);
+    let keys = read_keys(table, token, reached);
+    let requests_per_second = table
+        .take("requests_per_second")
+        .map_or(Some(DEFAULT_REQUESTS_PER_SECOND), |value| value.integer(1..=1_000_000));
+    let burst = table.take("burst").map_or(requests_per_second, |value| value.integer(1..=1_000_000));
+    authorization?;
+    region?;
+    Some(StoreSettings {
+        name: Arc::from(name?),
+        prefix: prefix?,
+        is_enabled: is_enabled?,
+        credentials: credentials?,
+        keys: keys?,
+        tokens: vec![Arc::clone(&token?.name)],
+        requests_per_second: non_zero(requests_per_second?)?,
+        burst: non_zero(burst?)?,
+    })
+}
+
+fn non_zero(number: u64) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(number).ok()?)
+}
+
+fn read_token<'t>(table: &mut Table<'_>, tokens: &'t [TokenSettings]) -> Option<&'t TokenSettings> {
+    let value = table.require("tokens")?;
+    let names = value.array();
+    let [name] = names.as_slice() else {
+        value.fault("must name exactly one token");
+        return None;
+    };
+    let text = name.text()?;
+    let token = tokens.iter().find(|token| *token.name == *text);
+    if token.is_none() {
+        name.fault("no token with this name is configured, or its own entry is faulty");
+    }
+    token
+}
+
+fn read_credentials(
+    table: &mut Table<'_>,
+    folder: &Path,
+    region: Option<&str>,
+    access_key_ids: &mut HashSet<AccessKeyId>,
+) -> Option<Credentials> {
+    let array = table.require("credentials")?;
+    let mut credentials = Vec::new();
+    let mut is_whole = true;
+    for mut entry in array.array().iter().filter_map(Value::table) {
+        let id_value = entry.require("access_key_id");
+        let id = id_value.as_ref().and_then(|value| value.parsed(AccessKeyId::parse));
+        let secret_value = entry.require("secret_access_key");
+        let secret = secret_value.and_then(|value| {
+            let (_, secret) = read_secret(&value, folder)?;
+            let parsed = SecretAccessKey::parse(secret.expose());
+            parsed.map_err(|fault| value.fault(fault.to_string())).ok()
+        });
+        entry.finish();
+        let (Some(id), Some(secret)) = (id, secret) else {
+            is_whole = false;
+            continue;
+        };
+        if !access_key_ids.insert(id.clone()) {
+            // SPEC(AUTH-CRED-006): an access key id names one secret without ambiguity.
+            id_value.iter().for_each(|value| value.fault("this access key id is already in use"));
+            is_whole = false;
+            continue;
+        }
+        credentials.push(Credential::new(id, secret, region.map(Into::into)));
+    }
+    if array.array().is_empty() {
+        array.fault("at least one credential is needed");
+        return None;
+    }
+    is_whole.then(|| Credentials::new(credentials).ok()).flatten()
+}
+
+fn read_keys(
+    table: &mut Table<'_>,
+    token: Option<&TokenSettings>,
+    reached: &mut ReachedKeys,
+) -> Option<KeyMap> {
+    let mut is_whole = true;
+    let rule = table.take("key_rule").and_then(|value| {
+        let mut rule = value.table()?;
+        let prefix = rule.require("label_prefix").and_then(|prefix| prefix.string());
+        rule.finish();
+        let rule = prefix.map(|prefix| KeyRule { label_prefix: prefix.into() });
+        is_whole &= rule.is_some();
+        if let (Some(rule), Some(token)) = (&rule, token)
+            && !reached.add_rule(token, rule)
+        {
+            value.fault("this rule reaches keys that another store of this token reaches too");
+        }
+        rule
+    });
+    let mut listed = HashMap::new();
+    let keys = table.take("keys");
+    for mut entry in keys.iter().flat_map(Value::array).filter_map(|value| value.table()) {
+        match read_key(&mut entry, token, reached, rule.as_ref()) {
+            Some((id, _)) if listed.contains_key(&id) => entry.fault("this external_key_id is listed twice"),
+            Some((id, key)) => drop(listed.insert(id, Arc::new(key))),
+            None => is_whole = false,
+        }
+        entry.finish();
+    }
+    if listed.is_empty() && rule.is_none() && is_whole {
+        table.fault("a store needs keys, listed in keys or made by key_rule");
+    }
+    is_whole.then(|| KeyMap::new(listed, rule))
+}
+
+fn read_key(
+    entry: &mut Table<'_>,
+    token: Option<&TokenSettings>,
+    reached: &mut ReachedKeys,
+    rule: Option<&KeyRule>,
+) -> Option<(ExternalKeyId, ExternalKey)> {
+    let id = entry.require("external_key_id").and_then(|value| value.parsed(ExternalKeyId::parse));
+    let is_enabled = entry.take("enabled").map_or(Some(true), |value| value.boolean());
+    let number = entry.take("version").map_or(Some(1), |value| value.integer(1..=u64::from(u32::MAX)));
+    let label = entry.take("label").map(|value| value.text().map(|label| KeyLocator::Label(label.into())));
+    let cka_id = entry.take("cka_id").map(|value| value.parsed(parse_hex).map(KeyLocator::Id));
+    let locator = match (label, cka_id) {
+        (Some(locator), None) | (None, Some(locator)) => locator?,
+        _ => {
+            entry.fault("exactly one of label and cka_id must say which key of the token is meant");
+            return None;
+        }
+    };
+    if let Some(token) = token {
+        if matches!(&locator, KeyLocator::Label(label) if *label == token.health_key_label) {
+            entry.fault("this label is that of the token's health key, which no store may reach");
+        }
+        if !reached.add_key(token, &locator, rule) {
+            entry.fault("this key of the token is already reached as another external key");
+        }
+    }
+    let number = u32::try_from(number?).ok()?;
+    let id = id?;
+    if let (Some(rule), KeyLocator::Label(label)) = (rule, &locator)
+        && label.strip_prefix(&*rule.label_prefix).is_some_and(|rest| rest != id.as_str())
+    {
+        entry.fault("the store's key_rule reaches this key too, under another external_key_id");
+    }
+    Some((id, ExternalKey { is_enabled: is_enabled?, primary: KeyVersion { number, locator } }))
+}
+
+fn parse_hex(text: &str) -> Result<Box<[u8]>, &'static str> {
+    const FAULT: &str = "must be the bytes of CKA_ID in hexadecimal, such as \"0a1b\"";
+    if text.is_empty() || !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return Err(FAULT);
+    }
+    let byte = |start: usize| u8::from_str_radix(&text[start..start + 2], 16).map_err(|_| FAULT);
+    (0..text.len()).step_by(2).map(byte).collect()
+}
+
+/// Which keys of which token stores reach, so that no two external keys are one key: what one store made another could
+/// open.
+#[derive(Default)]
+struct ReachedKeys {
+    keys: HashSet<(Arc<str>, KeyLocator)>,
+    rules: Vec<(Arc<str>, KeyRule)>,
+}
+
+impl ReachedKeys {
+    /// False where another rule, or a listed key of another store, is reached too.
+    fn add_rule(&mut self, token: &TokenSettings, rule: &KeyRule) -> bool {
+        let overlaps = |other: &str| other.starts_with(&*rule.label_prefix);
+        let reaches_rule = self.rules.iter().any(|(name, other)| {
+            *name == token.name
+                && (overlaps(&other.label_prefix) || rule.label_prefix.starts_with(&*other.label_prefix))
+        });
+        let reaches_key = self.keys.iter().any(|(name, locator)| {
+            *name == token.name && matches!(locator, KeyLocator::Label(label) if overlaps(label))
+        });
+        self.rules.push((Arc::clone(&token.name), rule.clone()));
+        !reaches_rule && !reaches_key
+    }
+
+    /// False where the key is listed already, or a rule of another store (`own` is the store's own) reaches it.
+    fn add_key(&mut self, token: &TokenSettings, locator: &KeyLocator, own: Option<&KeyRule>) -> bool {
+        let is_reached = self.rules.iter().any(|(name, rule)| {
+            *name == token.name
+                && Some(rule) != own
+                && matches!(locator, KeyLocator::Label(label) if label.starts_with(&*rule.label_prefix))
+        });
+        self.keys.insert((Arc::clone(&token.name), locator.clone())) && !is_reached
+    }
+}

@@ -1,0 +1,206 @@
+//! One login to one token: found by label, serial number or slot id.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use cryptoki::error::{Error, RvError};
+use cryptoki::mechanism::MechanismType;
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::{Session, UserType as CryptokiUserType};
+use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki::types::AuthPin;
+use thiserror::Error;
+
+use super::module::{Module, ModuleFault, Modules};
+use super::token::{TokenSettings, UserType};
+use super::{Sealed, TokenIdentity, ckr};
+use crate::secret::{Secret, SecretFault};
+
+/// How a token is told from others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TokenSelector {
+    /// By its label, trailing spaces aside.
+    Label(Box<str>),
+    /// By its serial number.
+    Serial(Box<str>),
+    /// By the id of its slot. Some modules number slots anew at every start.
+    SlotId(u64),
+}
+
+impl fmt::Display for TokenSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Label(label) => write!(f, "label {label:?}"),
+            Self::Serial(serial) => write!(f, "serial number {serial:?}"),
+            Self::SlotId(id) => write!(f, "slot id {id}"),
+        }
+    }
+}
+
+/// Counts initialisations and logins: object handles of one epoch mean nothing in another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Epoch(pub(super) u64);
+
+/// A token that has been found and logged in to.
+pub(super) struct Connection {
+    pub(super) module: Arc<Module>,
+    pub(super) slot: Slot,
+    pub(super) identity: Arc<TokenIdentity>,
+    pub(super) epoch: Epoch,
+    /// What tells a bad tag from a broken token; there once the first probe has ended.
+    pub(super) known_good: ArcSwapOption<KnownGood>,
+}
+
+/// A ciphertext of the health key that decrypts, as it has been seen to.
+pub(super) struct KnownGood {
+    pub(super) key: ObjectHandle,
+    pub(super) sealed: Sealed,
+}
+
+/// Finds the token and logs in, unless `rejected` is the PIN that was refused before.
+///
+/// The session that comes along is the one that logged in; the login lasts while any session is open.
+pub(super) fn connect(
+    settings: &TokenSettings,
+    modules: &Modules,
+    epoch: Epoch,
+    rejected: Option<&Secret>,
+) -> Result<(Connection, Session), ConnectionFault> {
+    let module = modules.load(&settings.module)?;
+    let (slot, token) = find(&module, &settings.selector)?;
+    let mechanisms =
+        module.pkcs11.get_mechanism_list(slot).map_err(|error| call_fault("C_GetMechanismList", &error))?;
+    if !mechanisms.contains(&MechanismType::AES_GCM) {
+        return Err(ConnectionFault::NoAesGcm);
+    }
+    let session = module.pkcs11.open_rw_session(slot).map_err(|error| call_fault("C_OpenSession", &error))?;
+    log_in(settings, &token, &session, rejected)?;
+    let identity = Arc::new(identity(&token));
+    let connection = Connection { module, slot, identity, epoch, known_good: ArcSwapOption::empty() };
+    Ok((connection, session))
+}
+
+fn find(module: &Module, selector: &TokenSelector) -> Result<(Slot, TokenInfo), ConnectionFault> {
+    let slots = module.pkcs11.get_slots_with_token().map_err(|error| call_fault("C_GetSlotList", &error))?;
+    let mut found = None;
+    let mut seen = Vec::new();
+    for slot in slots {
+        // A slot that cannot be asked is not the one: other slots of the module must stay reachable.
+        let Ok(token) = module.pkcs11.get_token_info(slot) else { continue };
+        let is_meant = match selector {
+            TokenSelector::Label(label) => token.label() == &**label,
+            TokenSelector::Serial(serial) => token.serial_number() == &**serial,
+            TokenSelector::SlotId(id) => slot.id() == *id,
+        };
+        if is_meant && found.is_some() {
+            return Err(ConnectionFault::SeveralTokens(selector.clone()));
+        }
+        if token.token_initialized() {
+            seen.push(format!("{:?}", token.label()));
+        }
+        if is_meant {
+            found = Some((slot, token));
+        }
+    }
+    found.ok_or_else(|| ConnectionFault::NoToken { selector: selector.clone(), seen: seen.join(", ").into() })
+}
+
+fn log_in(
+    settings: &TokenSettings,
+    token: &TokenInfo,
+    session: &Session,
+    rejected: Option<&Secret>,
+) -> Result<(), ConnectionFault> {
+    let Some(source) = &settings.pin else {
+        return if token.login_required() { Err(ConnectionFault::PinNeeded) } else { Ok(()) };
+    };
+    let pin = source.read()?;
+    // Every further try of a wrong PIN brings the token nearer to locking it.
+    if rejected == Some(&pin) {
+        return Err(ConnectionFault::PinRejected { pin, code: "CKR_PIN_INCORRECT".into() });
+    }
+    let user_type = match settings.user_type {
+        UserType::User => CryptokiUserType::User,
+        UserType::SecurityOfficer => CryptokiUserType::So,
+        UserType::Vendor(value) => CryptokiUserType::VendorExtension(value),
+    };
+    match session.login(user_type, Some(&AuthPin::new(pin.expose().into()))) {
+        // The login belongs to the application: another of our configured tokens may be the same one.
+        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Err(error) => {
+            let code = ckr::code_of(&error);
+            let is_about_pin = matches!(
+                code,
+                RvError::PinIncorrect
+                    | RvError::PinInvalid
+                    | RvError::PinLenRange
+                    | RvError::PinLocked
+                    | RvError::PinExpired
+            );
+            if is_about_pin {
+                Err(ConnectionFault::PinRejected { pin, code: ckr::name(code) })
+            } else {
+                Err(call_fault("C_Login", &error))
+            }
+        }
+    }
+}
+
+fn identity(token: &TokenInfo) -> TokenIdentity {
+    let firmware = token.firmware_version();
+    TokenIdentity {
+        manufacturer: token.manufacturer_id().into(),
+        model: token.model().into(),
+        serial: token.serial_number().into(),
+        firmware: format!("{}.{}", firmware.major(), firmware.minor()).into(),
+    }
+}
+
+fn call_fault(call: &'static str, error: &Error) -> ConnectionFault {
+    ConnectionFault::Call { call, code: ckr::name(ckr::code_of(error)) }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConnectionFault {
+    /// The module is not usable.
+    #[error(transparent)]
+    Module(#[from] ModuleFault),
+    /// The PIN cannot be read.
+    #[error("the PIN: {0}")]
+    Secret(#[from] SecretFault),
+    /// The module has no such token.
+    #[error("the module has no token with {selector}; the labels of those it has: {}", if seen.is_empty() { "none" } else { seen })]
+    NoToken {
+        /// What was looked for.
+        selector: TokenSelector,
+        /// Labels of the tokens that are there.
+        seen: Box<str>,
+    },
+    /// More than one token answers.
+    #[error("the module has several tokens with {0}: choose one by its serial number")]
+    SeveralTokens(TokenSelector),
+    /// The token cannot do what the proxy needs.
+    #[error("the token has no AES-GCM (CKM_AES_GCM): it cannot serve an external key store")]
+    NoAesGcm,
+    /// The token wants a login and the configuration has no PIN.
+    #[error("the token wants a login: give its PIN in the configuration")]
+    PinNeeded,
+    /// The token refused the PIN. It is not tried again until it changes.
+    #[error("the token refused the PIN with {code}; it is not tried again until the PIN's content changes")]
+    PinRejected {
+        /// The PIN, to know when it changes.
+        pin: Secret,
+        /// The return code.
+        code: Box<str>,
+    },
+    /// A call failed.
+    #[error("{call} failed with {code}")]
+    Call {
+        /// The PKCS#11 function.
+        call: &'static str,
+        /// The return code.
+        code: Box<str>,
+    },
+}

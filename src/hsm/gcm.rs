@@ -1,0 +1,174 @@
+//! AES-GCM by exactly two PKCS#11 calls, init and work, into one buffer of ours.
+//!
+//! `cryptoki` asks for the output's size first, which is a third round trip on a network HSM, and decrypts into a
+//! buffer that nobody wipes. This module, the only one in the proxy with `unsafe`, calls the module's function list
+//! itself. Everything else goes through `cryptoki`.
+#![allow(
+    unsafe_code,
+    reason = "calls C_EncryptInit, C_Encrypt, C_DecryptInit and C_Decrypt through the C interface"
+)]
+
+use std::ffi::c_void;
+use std::path::Path;
+use std::ptr;
+
+use cryptoki::error::{Rv, RvError};
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::Session;
+use cryptoki_sys::{
+    CK_BYTE, CK_BYTE_PTR, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV,
+    CK_SESSION_HANDLE, CK_ULONG, CKM_AES_GCM,
+};
+use zeroize::Zeroizing;
+
+use super::TAG_BYTES;
+use super::module::ModuleFault;
+
+const TAG_BITS: CK_ULONG = 8 * TAG_BYTES as CK_ULONG;
+
+type Init = unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_MECHANISM, CK_OBJECT_HANDLE) -> CK_RV;
+type Work =
+    unsafe extern "C" fn(CK_SESSION_HANDLE, CK_BYTE_PTR, CK_ULONG, CK_BYTE_PTR, *mut CK_ULONG) -> CK_RV;
+
+/// The four functions of one module.
+pub(super) struct Gcm {
+    encrypt_init: Init,
+    encrypt: Work,
+    decrypt_init: Init,
+    decrypt: Work,
+    /// Keeps the module loaded for as long as its functions can be called.
+    _library: cryptoki_sys::Pkcs11,
+}
+
+impl Gcm {
+    /// Loads the module once more (the system counts references) and takes the functions out of its list.
+    pub(super) fn load(path: &Path) -> Result<Self, ModuleFault> {
+        let not_loaded = |error: _| ModuleFault::load(path, &error);
+        // SAFETY: loading runs the module's initialisers. The operator names the module and trusts it with the keys.
+        let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(not_loaded)?;
+        let Ok(function_list) = library.C_GetFunctionList.as_ref() else {
+            return Err(ModuleFault::NoFunctionList(path.to_owned()));
+        };
+        let mut list: *mut CK_FUNCTION_LIST = ptr::null_mut();
+        // SAFETY: C_GetFunctionList may be called before C_Initialize and writes one pointer to the place given.
+        let code = unsafe { function_list(&raw mut list) };
+        if Rv::from(code) != Rv::Ok || list.is_null() {
+            return Err(ModuleFault::NoFunctionList(path.to_owned()));
+        }
+        // SAFETY: not null, and PKCS#11 promises a list that lives as long as the module is loaded.
+        let list = unsafe { &*list };
+        match (list.C_EncryptInit, list.C_Encrypt, list.C_DecryptInit, list.C_Decrypt) {
+            (Some(encrypt_init), Some(encrypt), Some(decrypt_init), Some(decrypt)) => {
+                Ok(Self { encrypt_init, encrypt, decrypt_init, decrypt, _library: library })
+            }
+            _ => Err(ModuleFault::NoFunctionList(path.to_owned())),
+        }
+    }
+
+    /// Encrypts with the IV given. The result is the ciphertext with its tag behind it.
+    ///
+    /// # Errors
+    /// The function that failed and its return code; the session may then be in the middle of an operation.
+    pub(super) fn encrypt(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        iv: &[u8],
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> Result<Vec<u8>, (&'static str, RvError)> {
+        let mut sealed = vec![0; plaintext.len() + TAG_BYTES];
+        let functions = (self.encrypt_init, self.encrypt);
+        let written = call(functions, session, key, iv, aad, plaintext, &mut sealed)
+            .map_err(|(is_init, code)| (if is_init { "C_EncryptInit" } else { "C_Encrypt" }, code))?;
+        if written != sealed.len() {
+            return Err(("C_Encrypt", RvError::EncryptedDataLenRange));
+        }
+        Ok(sealed)
+    }
+
+    /// Decrypts `sealed`, a ciphertext with its tag behind it, into a buffer that is wiped when dropped.
+    ///
+    /// # Errors
+    /// The function that failed and its return code.
+    pub(super) fn decrypt(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        iv: &[u8],
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, (&'static str, RvError)> {
+        let Some(plaintext_bytes) = sealed.len().checked_sub(TAG_BYTES) else {
+            return Err(("C_Decrypt", RvError::EncryptedDataLenRange));
+        };
+        // QUIRK(softhsm): it asks for room for the tag too (SoftHSM.cpp, SymDecrypt).
+        let mut plaintext = Zeroizing::new(vec![0; sealed.len()]);
+        let functions = (self.decrypt_init, self.decrypt);
+        let written = call(functions, session, key, iv, aad, sealed, &mut plaintext)
+            .map_err(|(is_init, code)| (if is_init { "C_DecryptInit" } else { "C_Decrypt" }, code))?;
+        if written != plaintext_bytes {
+            return Err(("C_Decrypt", RvError::EncryptedDataLenRange));
+        }
+        plaintext.truncate(plaintext_bytes);
+        Ok(plaintext)
+    }
+}
+
+/// Init and work; returns how many bytes were written. The error says whether it was init that failed.
+fn call(
+    (init, work): (Init, Work),
+    session: &Session,
+    key: ObjectHandle,
+    iv: &[u8],
+    aad: &[u8],
+    input: &[u8],
+    output: &mut [u8],
+) -> Result<usize, (bool, RvError)> {
+    // The interface is not const-correct: a module may write an IV back, so it gets a copy of its own.
+    let mut iv = [iv, &[0; 16]].concat();
+    let iv_bytes = iv.len() - 16;
+    let mut parameters = CK_GCM_PARAMS {
+        pIv: iv.as_mut_ptr(),
+        ulIvLen: length(iv_bytes),
+        // QUIRK(luna): reads the length in bits, which PKCS#11 2.40 left out.
+        ulIvBits: length(8 * iv_bytes),
+        pAAD: if aad.is_empty() { ptr::null_mut() } else { aad.as_ptr().cast_mut() },
+        ulAADLen: length(aad.len()),
+        ulTagBits: TAG_BITS,
+    };
+    let mut mechanism = CK_MECHANISM {
+        mechanism: CKM_AES_GCM,
+        pParameter: (&raw mut parameters).cast::<c_void>(),
+        ulParameterLen: length(size_of::<CK_GCM_PARAMS>()),
+    };
+    // SAFETY: the session and the object belong to this module, since both came from it through `cryptoki` and the
+    // caller's connection holds the two together. Mechanism, parameters, IV and AAD live until this function ends,
+    // which is after the operation that refers to them.
+    let code = unsafe { init(session.handle(), &raw mut mechanism, key.handle()) };
+    check(code).map_err(|code| (true, code))?;
+    let mut written = length(output.len());
+    let input_pointer: *mut CK_BYTE = input.as_ptr().cast_mut();
+    // SAFETY: input and output are live buffers of the lengths given; C_Encrypt and C_Decrypt do not write their input.
+    let code = unsafe {
+        work(session.handle(), input_pointer, length(input.len()), output.as_mut_ptr(), &raw mut written)
+    };
+    check(code).map_err(|code| (false, code))?;
+    // A module that claims more than it was given room for has already done its harm; it gets no further.
+    usize::try_from(written)
+        .ok()
+        .filter(|written| *written <= output.len())
+        .ok_or((false, RvError::GeneralError))
+}
+
+fn check(code: CK_RV) -> Result<(), RvError> {
+    match Rv::from(code) {
+        Rv::Ok => Ok(()),
+        Rv::Error(code) => Err(code),
+    }
+}
+
+/// A length of a buffer in memory, which always fits.
+const fn length(bytes: usize) -> CK_ULONG {
+    bytes as CK_ULONG
+}

@@ -1,0 +1,342 @@
+//! The index of a token's secret keys: label and id to object handle, so that no request searches the token.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use cryptoki::error::Error;
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::Session;
+
+use super::connection::Epoch;
+use super::{HsmError, KeyAttributes, KeyKind, KeyLocator, KeyUsages};
+use crate::clock;
+
+/// A key of the token, as long as its epoch lasts.
+pub(super) struct KeyEntry {
+    pub(super) handle: ObjectHandle,
+    pub(super) epoch: Epoch,
+    attributes: ArcSwap<ReadAttributes>,
+    is_stale: AtomicBool,
+    /// Watches the IVs that are used under this key.
+    pub(super) ivs: IvGuard,
+}
+
+struct ReadAttributes {
+    attributes: KeyAttributes,
+    read_at: Instant,
+}
+
+impl KeyEntry {
+    fn new(handle: ObjectHandle, epoch: Epoch, attributes: KeyAttributes) -> Self {
+        Self {
+            handle,
+            epoch,
+            attributes: ArcSwap::from_pointee(ReadAttributes { attributes, read_at: clock::now() }),
+            is_stale: AtomicBool::new(false),
+            ivs: IvGuard::default(),
+        }
+    }
+
+    /// The attributes, if they were read within `max_age` and nothing has cast doubt on them since.
+    pub(super) fn fresh_attributes(&self, max_age: Duration) -> Option<KeyAttributes> {
+        let read = self.attributes.load();
+        let is_fresh = !self.is_stale.load(Ordering::Relaxed) && read.read_at.elapsed() < max_age;
+        is_fresh.then_some(read.attributes)
+    }
+
+    pub(super) fn set_attributes(&self, attributes: KeyAttributes) {
+        self.attributes.store(Arc::new(ReadAttributes { attributes, read_at: clock::now() }));
+        self.is_stale.store(false, Ordering::Relaxed);
+    }
+
+    /// The token has just contradicted the attributes: they are read again before the next use.
+    pub(super) fn doubt_attributes(&self) {
+        self.is_stale.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Refuses initialization vectors that would betray the key's plaintexts.
+#[derive(Default)]
+pub(super) struct IvGuard {
+    last: AtomicU64,
+}
+
+impl IvGuard {
+    /// Whether an IV may be used: 12 or 16 bytes, not all zero, not the one before.
+    pub(super) fn accepts(&self, iv: &[u8]) -> bool {
+        let is_well_formed = matches!(iv.len(), 12 | 16) && iv.iter().any(|byte| *byte != 0);
+        is_well_formed && {
+            let fingerprint = fingerprint(iv);
+            self.last.swap(fingerprint, Ordering::Relaxed) != fingerprint
+        }
+    }
+}
+
+/// FNV-1a, 64 bits: equal IVs always collide, two different ones once in 2^64.
+fn fingerprint(iv: &[u8]) -> u64 {
+    iv.iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// What answers to a locator.
+#[derive(Clone)]
+enum Found {
+    One(Arc<KeyEntry>),
+    Many(usize),
+}
+
+/// The index. Reading it waits for nobody; the token's keeper alone writes.
+#[derive(Default)]
+pub(super) struct KeyIndex {
+    found: ArcSwap<HashMap<KeyLocator, Found>>,
+}
+
+impl KeyIndex {
+    /// The key that answers to `locator`, `None` where the index knows none of this epoch.
+    pub(super) fn find(&self, locator: &KeyLocator, epoch: Epoch) -> Option<Result<Arc<KeyEntry>, HsmError>> {
+        match self.found.load().get(locator)? {
+            Found::One(entry) if entry.epoch == epoch => Some(Ok(Arc::clone(entry))),
+            Found::One(_) => None,
+            Found::Many(count) => Some(Err(HsmError::KeyAmbiguous { count: *count })),
+        }
+    }
+
+    /// Takes a key out whose handle the token no longer knows.
+    pub(super) fn forget(&self, handle: ObjectHandle) {
+        self.found.rcu(|found| {
+            let mut found = HashMap::clone(found);
+            found.retain(|_, entry| !matches!(entry, Found::One(entry) if entry.handle == handle));
+            found
+        });
+    }
+
+    /// How many locators answer.
+    pub(super) fn len(&self) -> usize {
+        self.found.load().len()
+    }
+
+    pub(super) fn clear(&self) {
+        self.found.store(Arc::default());
+    }
+
+    /// Searches the token for one locator and puts what it finds into the index.
+    pub(super) fn search(
+        &self,
+        session: &Session,
+        epoch: Epoch,
+        locator: &KeyLocator,
+        reserved_label: &str,
+    ) -> Result<Arc<KeyEntry>, SearchFault> {
+        let mut objects = Vec::new();
+        for handle in session.find_objects(&template(Some(locator)))? {
+            if let Some(object) = read(session, handle)?
+                && object.label.as_deref() != Some(reserved_label)
+            {
+                objects.push(object);
+            }
+        }
+        let found = match objects.as_slice() {
+            [] => return Err(SearchFault::Key(HsmError::KeyNotFound)),
+            [object] => Found::One(Arc::new(KeyEntry::new(object.handle, epoch, object.attributes))),
+            several => Found::Many(several.len()),
+        };
+        self.found.rcu(|index| {
+            let mut index = HashMap::clone(index);
+            index.insert(locator.clone(), found.clone());
+            index
+        });
+        match found {
+            Found::One(entry) => Ok(entry),
+            Found::Many(count) => Err(SearchFault::Key(HsmError::KeyAmbiguous { count })),
+        }
+    }
+}
+
+/// Why a search found nothing to use.
+pub(super) enum SearchFault {
+    /// The key is at fault.
+    Key(HsmError),
+    /// The token is.
+    Token(Error),
+}
+
+impl From<Error> for SearchFault {
+    fn from(error: Error) -> Self {
+        Self::Token(error)
+    }
+}
+
+/// Reading all keys of a token, a few at a time, so that probes and searches come in between.
+pub(super) struct Enumeration {
+    epoch: Epoch,
+    started_at: Instant,
+    handles: std::vec::IntoIter<ObjectHandle>,
+    found: HashMap<KeyLocator, Found>,
+}
+
+impl Enumeration {
+    /// Lists the handles of all secret keys.
+    pub(super) fn start(session: &Session, epoch: Epoch) -> Result<Self, Error> {
+        const HANDLES_A_CALL: std::num::NonZeroUsize = std::num::NonZeroUsize::new(256).unwrap();
+        let started_at = clock::now();
+        let objects = session.iter_objects_with_cache_size(&template(None), HANDLES_A_CALL)?;
+        let handles = objects.collect::<Result<Vec<_>, _>>()?.into_iter();
+        Ok(Self { epoch, started_at, handles, found: HashMap::new() })
+    }
+
+    /// Reads up to `count` keys; true once all are read.
+    pub(super) fn step(
+        &mut self,
+        session: &Session,
+        count: usize,
+        reserved_label: &str,
+    ) -> Result<bool, Error> {
+        for handle in self.handles.by_ref().take(count) {
+            let Some(object) = read(session, handle)? else { continue };
+            if object.label.as_deref() == Some(reserved_label) {
+                continue;
+            }
+            let entry = Arc::new(KeyEntry::new(handle, self.epoch, object.attributes));
+            let label = object.label.map(KeyLocator::Label);
+            let id = object.id.map(KeyLocator::Id);
+            for locator in [label, id].into_iter().flatten() {
+                self.found
+                    .entry(locator)
+                    .and_modify(|found| {
+                        *found = match found {
+                            Found::One(_) => Found::Many(2),
+                            Found::Many(count) => Found::Many(*count + 1),
+                        }
+                    })
+                    .or_insert_with(|| Found::One(Arc::clone(&entry)));
+            }
+        }
+        Ok(self.handles.len() == 0)
+    }
+
+    /// Makes what was read the index. Entries that stay the same keep what they remember, and those that a search has
+    /// added meanwhile stay.
+    pub(super) fn publish(self, index: &KeyIndex) {
+        let known = index.found.load_full();
+        let mut found = self.found;
+        for (locator, old) in known.iter() {
+            let Found::One(old_entry) = old else { continue };
+            if old_entry.epoch != self.epoch {
+                continue;
+            }
+            match found.get_mut(locator) {
+                Some(Found::One(entry)) if entry.handle == old_entry.handle => {
+                    old_entry.set_attributes(entry.attributes.load().attributes);
+                    *entry = Arc::clone(old_entry);
+                }
+                Some(_) => {}
+                None if old_entry.attributes.load().read_at >= self.started_at => {
+                    found.insert(locator.clone(), old.clone());
+                }
+                None => {}
+            }
+        }
+        index.found.store(Arc::new(found));
+    }
+}
+
+/// A secret key as read from the token.
+struct KeyObject {
+    handle: ObjectHandle,
+    label: Option<Box<str>>,
+    id: Option<Box<[u8]>>,
+    attributes: KeyAttributes,
+}
+
+fn template(locator: Option<&KeyLocator>) -> Vec<Attribute> {
+    let mut template = vec![Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)];
+    match locator {
+        Some(KeyLocator::Label(label)) => template.push(Attribute::Label(label.as_bytes().to_vec())),
+        Some(KeyLocator::Id(id)) => template.push(Attribute::Id(id.to_vec())),
+        None => {}
+    }
+    template
+}
+
+/// The handle of the only key with that label, whatever the index says of it; for the health key.
+pub(super) fn find_by_label(session: &Session, label: &str) -> Result<Option<ObjectHandle>, Error> {
+    let handles = session.find_objects(&template(Some(&KeyLocator::Label(label.into()))))?;
+    Ok(handles.first().copied())
+}
+
+/// The attributes of a key, `None` where the token no longer has it.
+pub(super) fn read_attributes(
+    session: &Session,
+    handle: ObjectHandle,
+) -> Result<Option<KeyAttributes>, Error> {
+    Ok(read(session, handle)?.map(|object| object.attributes))
+}
+
+fn read(session: &Session, handle: ObjectHandle) -> Result<Option<KeyObject>, Error> {
+    const WANTED: [AttributeType; 11] = [
+        AttributeType::Label,
+        AttributeType::Id,
+        AttributeType::KeyType,
+        AttributeType::ValueLen,
+        AttributeType::Encrypt,
+        AttributeType::Decrypt,
+        AttributeType::Sign,
+        AttributeType::Verify,
+        AttributeType::Wrap,
+        AttributeType::Unwrap,
+        AttributeType::Derive,
+    ];
+    use super::ckr::{Meaning, code_of, meaning};
+    let attributes = match session.get_attributes(handle, &WANTED) {
+        Ok(attributes) => attributes,
+        Err(error) if meaning(code_of(&error)) == Meaning::KeyGone => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (mut label, mut id, mut key_type, mut value_bytes) = (None, None, None, None);
+    let mut usages = KeyUsages::default();
+    for attribute in attributes {
+        match attribute {
+            Attribute::Label(bytes) => label = String::from_utf8(bytes).ok().map(Into::into),
+            Attribute::Id(bytes) => id = Some(bytes).filter(|bytes| !bytes.is_empty()).map(Into::into),
+            Attribute::KeyType(value) => key_type = Some(value),
+            Attribute::ValueLen(bytes) => value_bytes = u32::try_from(*bytes).ok(),
+            Attribute::Encrypt(may) => usages.encrypt = may,
+            Attribute::Decrypt(may) => usages.decrypt = may,
+            Attribute::Sign(may) => usages.sign = may,
+            Attribute::Verify(may) => usages.verify = may,
+            Attribute::Wrap(may) => usages.wrap = may,
+            Attribute::Unwrap(may) => usages.unwrap = may,
+            Attribute::Derive(may) => usages.derive = may,
+            _ => {}
+        }
+    }
+    let kind = match key_type {
+        Some(KeyType::AES) => KeyKind::Aes { bits: value_bytes.map(|bytes| bytes * 8) },
+        other => KeyKind::Other(other.map_or(u64::MAX, |key_type| *key_type)),
+    };
+    Ok(Some(KeyObject { handle, label, id, attributes: KeyAttributes { kind, usages } }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ivs_are_never_zero_repeated_or_of_another_length() {
+        let ivs = IvGuard::default();
+        assert!(ivs.accepts(&[1; 12]));
+        assert!(!ivs.accepts(&[1; 12]), "the one before");
+        assert!(ivs.accepts(&[2; 16]));
+        assert!(!ivs.accepts(&[0; 12]));
+        assert!(!ivs.accepts(&[3; 11]));
+        assert!(!ivs.accepts(&[]));
+        let mut counter = [9; 12];
+        for value in 0..=u8::MAX {
+            counter[11] = value;
+            assert!(ivs.accepts(&counter), "a counter never repeats");
+        }
+    }
+}

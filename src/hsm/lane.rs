@@ -1,0 +1,205 @@
+//! One session of a token and what is done on it, retries within the session's power included.
+
+use std::sync::Arc;
+
+use cryptoki::error::RvError;
+use cryptoki::session::Session;
+use zeroize::Zeroizing;
+
+use super::ckr::{self, Meaning};
+use super::connection::Connection;
+use super::keys::{self, KeyEntry};
+use super::token::IvSource;
+use super::{HsmError, KeyAttributes, Sealed};
+use crate::clock;
+use crate::metrics::TokenMetrics;
+
+/// Length of the IVs that we make, in bytes.
+const IV_BYTES: usize = 12;
+
+/// A function that failed and its return code.
+type Failure = (&'static str, RvError);
+
+/// A session with its connection. Lives on one thread.
+pub(super) struct Lane {
+    /// `None` after the session was lost and no other could be opened.
+    session: Option<Session>,
+    pub(super) connection: Arc<Connection>,
+    iv_source: IvSource,
+    metrics: TokenMetrics,
+    /// What the session's failures said of the whole connection.
+    lost: Option<Meaning>,
+}
+
+impl Lane {
+    /// Opens a session. The login is the application's, so that a new session has it.
+    pub(super) fn open(
+        connection: &Arc<Connection>,
+        iv_source: IvSource,
+        metrics: &TokenMetrics,
+    ) -> Result<Self, HsmError> {
+        let mut lane = Self {
+            session: None,
+            connection: Arc::clone(connection),
+            iv_source,
+            metrics: metrics.clone(),
+            lost: None,
+        };
+        lane.reopen()?;
+        Ok(lane)
+    }
+
+    /// Whether the lane's failures mean that login or token are gone.
+    pub(super) const fn lost(&self) -> Option<Meaning> {
+        self.lost
+    }
+
+    /// Gives the session up without closing it: where the token lost it, its handle may by now be another's.
+    pub(super) fn abandon(mut self) {
+        std::mem::forget(self.session.take());
+    }
+
+    /// Encrypts under a fresh IV; a lost session is replaced and the encryption done anew, under another IV.
+    pub(super) fn encrypt(
+        &mut self,
+        key: &KeyEntry,
+        aad: &[u8],
+        plaintext: &[u8],
+    ) -> Result<Sealed, HsmError> {
+        let sealed = self.with_session(|lane, session| {
+            let iv = lane.fresh_iv(session)?;
+            let started = clock::now();
+            let ciphertext_and_tag =
+                lane.connection.module.gcm.encrypt(session, key.handle, &iv, aad, plaintext)?;
+            lane.metrics.encrypted(started.elapsed());
+            Ok(Sealed { iv: iv.to_vec(), ciphertext_and_tag })
+        });
+        let sealed = sealed.map_err(|failure| self.error(failure))?;
+        // INVARIANT of the product: no ciphertext leaves under an IV that is zero or was the one before.
+        if key.ivs.accepts(&sealed.iv) { Ok(sealed) } else { Err(HsmError::UnsafeIv) }
+    }
+
+    /// Decrypts. Where the return code leaves open whether the tag or the token is bad, a ciphertext that is known to
+    /// be good decides, on the same session.
+    pub(super) fn decrypt(
+        &mut self,
+        key: &KeyEntry,
+        sealed: &Sealed,
+        aad: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        let plaintext = self.with_session(|lane, session| {
+            let started = clock::now();
+            let gcm = &lane.connection.module.gcm;
+            let plaintext = gcm.decrypt(session, key.handle, &sealed.iv, aad, &sealed.ciphertext_and_tag)?;
+            lane.metrics.decrypted(started.elapsed());
+            Ok(plaintext)
+        });
+        plaintext.map_err(|failure| match ckr::meaning(failure.1) {
+            Meaning::BadTag => HsmError::BadCiphertext,
+            Meaning::BadTagOrFault if self.token_still_decrypts() => HsmError::BadCiphertext,
+            _ => self.error(failure),
+        })
+    }
+
+    /// Reads a key's attributes anew.
+    pub(super) fn read_attributes(&mut self, key: &KeyEntry) -> Result<KeyAttributes, HsmError> {
+        let attributes = self.with_session(|_, session| {
+            keys::read_attributes(session, key.handle)
+                .map_err(|error| ("C_GetAttributeValue", ckr::code_of(&error)))
+        });
+        attributes.map_err(|failure| self.error(failure))?.ok_or(HsmError::KeyNotFound)
+    }
+
+    /// A known-good ciphertext of the health key decrypts on this session. Without one there is no proof, and a fault
+    /// that a retry may cure must not be called a bad ciphertext.
+    fn token_still_decrypts(&mut self) -> bool {
+        let Some(known_good) = self.connection.known_good.load_full() else { return false };
+        let plaintext = self.with_session(|lane, session| {
+            let sealed = &known_good.sealed;
+            let gcm = &lane.connection.module.gcm;
+            gcm.decrypt(session, known_good.key, &sealed.iv, super::probe::AAD, &sealed.ciphertext_and_tag)
+        });
+        plaintext.is_ok_and(|plaintext| *plaintext == super::probe::PLAINTEXT)
+    }
+
+    /// Runs `work`; where the session turns out to be lost, opens another and runs it once more.
+    fn with_session<T>(
+        &mut self,
+        mut work: impl FnMut(&Self, &Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let first = self.with_open_session(&mut work);
+        match first {
+            Err((_, code)) if ckr::meaning(code) == Meaning::SessionLost => {
+                self.metrics.failed(Meaning::SessionLost.label());
+                self.give_session_up(code);
+                self.with_open_session(&mut work)
+            }
+            done => done,
+        }
+    }
+
+    fn with_open_session<T>(
+        &mut self,
+        work: &mut impl FnMut(&Self, &Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if self.session.is_none() {
+            self.open_session()?;
+        }
+        match &self.session {
+            Some(session) => work(self, session),
+            None => Err(("C_OpenSession", RvError::SessionHandleInvalid)),
+        }
+    }
+
+    fn open_session(&mut self) -> Result<(), Failure> {
+        let opened = self.connection.module.pkcs11.open_ro_session(self.connection.slot);
+        self.session = Some(opened.map_err(|error| ("C_OpenSession", ckr::code_of(&error)))?);
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<(), HsmError> {
+        self.open_session().map_err(|failure| self.error(failure))
+    }
+
+    /// A session that is still open, but in the middle of an operation, is closed; one that the token no longer knows
+    /// is forgotten.
+    fn give_session_up(&mut self, code: RvError) {
+        let session = self.session.take();
+        if !matches!(code, RvError::OperationActive | RvError::OperationNotInitialized) {
+            std::mem::forget(session);
+        }
+    }
+
+    fn fresh_iv(&self, session: &Session) -> Result<[u8; IV_BYTES], Failure> {
+        let mut iv = [0; IV_BYTES];
+        match self.iv_source {
+            IvSource::OperatingSystem => {
+                getrandom::fill(&mut iv).map_err(|_| ("getrandom", RvError::RandomNoRng))?;
+            }
+            IvSource::Token => {
+                let filled = session.generate_random_slice(&mut iv);
+                filled.map_err(|error| ("C_GenerateRandom", ckr::code_of(&error)))?;
+            }
+        }
+        Ok(iv)
+    }
+
+    /// What a failure means to whoever asked; notes what it means for the connection.
+    fn error(&mut self, (call, code): Failure) -> HsmError {
+        let meaning = ckr::meaning(code);
+        self.metrics.failed(meaning.label());
+        match meaning {
+            Meaning::KeyGone => HsmError::KeyNotFound,
+            Meaning::KeyNotPermitted => HsmError::KeyNotPermitted { code: ckr::name(code) },
+            Meaning::LoginLost | Meaning::TokenLost => {
+                self.lost = Some(meaning);
+                ckr::device_error(call, code)
+            }
+            _ => {
+                // Whatever state the failure left the session in goes with the session.
+                drop(self.session.take());
+                ckr::device_error(call, code)
+            }
+        }
+    }
+}

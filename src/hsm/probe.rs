@@ -1,0 +1,132 @@
+//! The health probe: a real encryption and decryption under a test key that no store can reach.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cryptoki::error::{Error, RvError};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::session::Session;
+
+use super::connection::{Connection, KnownGood};
+use super::{HealthStatus, Sealed, ckr, keys};
+use crate::clock;
+
+/// What the probe encrypts.
+pub(super) const PLAINTEXT: &[u8] = b"xks-proxy health probe";
+/// What it authenticates along.
+pub(super) const AAD: &[u8] = b"xks-proxy health";
+
+/// The last measurement, and whether one is under way.
+#[derive(Default)]
+pub(super) struct ProbeState(Mutex<ProbeTimes>);
+
+#[derive(Default)]
+struct ProbeTimes {
+    started_at: Option<Instant>,
+    last: Option<Measurement>,
+}
+
+/// What a probe found.
+#[derive(Clone)]
+pub(super) struct Measurement {
+    pub(super) at: Instant,
+    pub(super) status: HealthStatus,
+    pub(super) reason: Option<Arc<str>>,
+}
+
+impl ProbeState {
+    pub(super) fn begin(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).started_at = Some(clock::now());
+    }
+
+    pub(super) fn end(&self, status: HealthStatus, reason: Option<Arc<str>>) {
+        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        times.started_at = None;
+        times.last = Some(Measurement { at: clock::now(), status, reason });
+    }
+
+    /// The last result, unless it is too old or the prober hangs: then the token is unavailable, whatever it was
+    /// before. `None` until the first probe has ended or hangs.
+    pub(super) fn result(&self, max_age: Duration, hang_after: Duration) -> Option<Measurement> {
+        let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unavailable = |reason: &str| {
+            Some(Measurement {
+                at: clock::now(),
+                status: HealthStatus::Unavailable,
+                reason: Some(reason.into()),
+            })
+        };
+        if times.started_at.is_some_and(|started_at| started_at.elapsed() >= hang_after) {
+            return unavailable("the health probe hangs in the token");
+        }
+        let last = times.last.clone()?;
+        // SPEC(HEALTH-CACHE-002): a cached result MUST NOT be older than one minute.
+        if last.at.elapsed() >= max_age {
+            return unavailable("the last health probe is older than a minute");
+        }
+        Some(last)
+    }
+}
+
+/// The key that probes use.
+pub(super) enum ProbeKey {
+    /// A key of the token with the configured label.
+    Token(ObjectHandle),
+    /// No such key: one that lives as long as the session.
+    Session(ObjectHandle),
+}
+
+impl ProbeKey {
+    /// Finds the health key, or makes a session key. The error is why neither was to be had.
+    pub(super) fn find_or_make(session: &Session, label: &str) -> Result<Self, Error> {
+        // SPEC(HEALTH-KEY-001): SHOULD probe with a test key that belongs to no KMS key.
+        if let Some(handle) = keys::find_by_label(session, label)? {
+            return Ok(Self::Token(handle));
+        }
+        let template = [
+            Attribute::Token(false),
+            Attribute::Private(true),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(false),
+            Attribute::Encrypt(true),
+            Attribute::Decrypt(true),
+            Attribute::ValueLen(32.into()),
+        ];
+        session.generate_key(&Mechanism::AesKeyGen, &template).map(Self::Session)
+    }
+
+    pub(super) const fn handle(&self) -> ObjectHandle {
+        match self {
+            Self::Token(handle) | Self::Session(handle) => *handle,
+        }
+    }
+}
+
+/// Encrypts and decrypts once; leaves the ciphertext as the one that is known to be good.
+pub(super) fn probe(
+    connection: &Connection,
+    session: &Session,
+    key: &ProbeKey,
+) -> Result<(), (&'static str, RvError)> {
+    // SPEC(HEALTH-DEEP-001): SHOULD verify that the key manager can perform cryptographic operations.
+    let gcm = &connection.module.gcm;
+    let mut iv = [0; 12];
+    getrandom::fill(&mut iv).map_err(|_| ("getrandom", RvError::RandomNoRng))?;
+    let ciphertext_and_tag = gcm.encrypt(session, key.handle(), &iv, AAD, PLAINTEXT)?;
+    let plaintext = gcm.decrypt(session, key.handle(), &iv, AAD, &ciphertext_and_tag)?;
+    if *plaintext != PLAINTEXT {
+        return Err(("C_Decrypt", RvError::DataInvalid));
+    }
+    let sealed = Sealed { iv: iv.to_vec(), ciphertext_and_tag };
+    connection.known_good.store(Some(Arc::new(KnownGood { key: key.handle(), sealed })));
+    Ok(())
+}
+
+/// The reason that a failed probe gives.
+pub(super) fn failure_reason((call, code): (&'static str, RvError)) -> Arc<str> {
+    if code == RvError::DataInvalid {
+        return "the health probe decrypted to something else than it had encrypted".into();
+    }
+    format!("the health probe failed: {call} said {}", ckr::name(code)).into()
+}

@@ -1,0 +1,414 @@
+//! One PKCS#11 token as an [`Hsm`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
+use zeroize::Zeroizing;
+
+use super::ckr::Meaning;
+use super::connection::{Connection, Epoch, TokenSelector};
+use super::keeper::{self, Message};
+use super::keys::{KeyEntry, KeyIndex};
+use super::lane::Lane;
+use super::module::Modules;
+use super::probe::ProbeState;
+use super::workers::{self, Board, Job, Task};
+use super::{
+    CallReport, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, Outcome, Plaintext,
+    Sealed, TokenHealth, TokenIdentity,
+};
+use crate::clock::{self, Deadline};
+use crate::metrics::TokenMetrics;
+use crate::secret::SecretSource;
+
+/// Searches that may wait for the keeper.
+const MAX_WAITING_SEARCHES: usize = 32;
+/// Misses remembered, so that the same one is not searched again at once.
+const MAX_REMEMBERED_MISSES: usize = 1024;
+
+/// Who logs in to the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserType {
+    /// CKU_USER.
+    User,
+    /// CKU_SO.
+    SecurityOfficer,
+    /// A vendor's own, such as Luna's Crypto User, by its CKU value.
+    Vendor(u32),
+}
+
+/// Where initialization vectors come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IvSource {
+    /// The operating system's random source: costs no call to the token.
+    OperatingSystem,
+    /// The token's random source (C_GenerateRandom), where an auditor wants it.
+    Token,
+}
+
+/// How a token is reached and used.
+#[derive(Clone, Debug)]
+pub struct TokenSettings {
+    /// Name in the configuration.
+    pub name: Arc<str>,
+    /// The PKCS#11 module.
+    pub module: PathBuf,
+    /// Variables that the module wants in the process's environment.
+    pub environment: BTreeMap<String, String>,
+    /// Which of the module's tokens.
+    pub selector: TokenSelector,
+    /// Who logs in.
+    pub user_type: UserType,
+    /// Where the PIN is; `None` for tokens that want no login.
+    pub pin: Option<SecretSource>,
+    /// Sessions that work at once.
+    pub sessions: usize,
+    /// Jobs that may wait for a session.
+    pub queue_depth: usize,
+    /// Where IVs come from.
+    pub iv_source: IvSource,
+    /// Label of the key that health probes use and no store can reach.
+    pub health_key_label: Box<str>,
+    /// Time between health probes.
+    pub probe_interval: Duration,
+    /// Oldest health result that is believed.
+    pub probe_max_age: Duration,
+    /// Oldest key attributes that are believed.
+    pub attributes_max_age: Duration,
+    /// Time between enumerations of all keys.
+    pub reindex_interval: Duration,
+    /// A call that takes longer than this hangs: longer than any request waits.
+    pub stall_after: Duration,
+    /// How long a key that was searched and not found is not searched again.
+    pub miss_memory: Duration,
+}
+
+/// What the asking side, the workers and the keeper of a token share.
+pub(super) struct Shared {
+    pub(super) settings: TokenSettings,
+    pub(super) metrics: TokenMetrics,
+    pub(super) connection: ArcSwapOption<Connection>,
+    pub(super) keys: KeyIndex,
+    pub(super) probe: ProbeState,
+    pub(super) board: Board,
+    identity: ArcSwapOption<TokenIdentity>,
+    reason: ArcSwap<Box<str>>,
+    messages: flume::Sender<Message>,
+}
+
+impl Shared {
+    /// A connection has been made: requests go to it from now on.
+    pub(super) fn connect(&self, connection: &Arc<Connection>) {
+        self.identity.store(Some(Arc::clone(&connection.identity)));
+        self.connection.store(Some(Arc::clone(connection)));
+        self.metrics.connected.set(1);
+        let identity = &connection.identity;
+        tracing::info!(
+            token = %self.settings.name,
+            manufacturer = %identity.manufacturer,
+            model = %identity.model,
+            serial = %identity.serial,
+            firmware = %identity.firmware,
+            "connected to the token"
+        );
+    }
+
+    /// A connection has ended.
+    pub(super) fn disconnect(&self) {
+        self.connection.store(None);
+        self.metrics.connected.set(0);
+        self.set_unavailable("the connection to the token was lost; connecting anew");
+    }
+
+    /// A worker found the connection of `epoch` lost.
+    pub(super) fn lose(&self, epoch: Epoch, meaning: Meaning) {
+        let is_current = self.connection.load().as_ref().is_some_and(|connection| connection.epoch == epoch);
+        if is_current {
+            tracing::error!(token = %self.settings.name, loss = meaning.label(), "lost the token");
+            self.disconnect();
+        }
+        // The keeper also finds out by its next probe, should its queue be full.
+        let _ = self.messages.try_send(Message::Lost(epoch));
+    }
+
+    /// Says why the token is not usable; true if it is another reason than before.
+    pub(super) fn set_unavailable(&self, reason: &str) -> bool {
+        let before = self.reason.swap(Arc::new(reason.into()));
+        **before != *reason
+    }
+
+    /// The error for requests while there is no connection.
+    pub(super) fn unavailable(&self) -> HsmError {
+        HsmError::Unavailable(Arc::from(&***self.reason.load()))
+    }
+
+    fn serial(&self) -> Option<Arc<str>> {
+        self.identity.load().as_ref().map(|identity| Arc::clone(&identity.serial))
+    }
+}
+
+/// A token with its threads.
+pub struct Token {
+    shared: Arc<Shared>,
+    tasks: flume::Sender<Task>,
+    misses: Mutex<HashMap<KeyLocator, Instant>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Token {
+    /// Starts the token's threads. Returns at once: connecting goes on in the background, again and again if need be.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(
+        settings: TokenSettings,
+        modules: &Arc<Modules>,
+        metrics: TokenMetrics,
+    ) -> std::io::Result<Self> {
+        let (tasks, waiting_tasks) = flume::bounded(settings.queue_depth);
+        let (messages, waiting_messages) = flume::bounded(MAX_WAITING_SEARCHES);
+        let shared = Arc::new(Shared {
+            board: Board::new(settings.sessions),
+            metrics,
+            connection: ArcSwapOption::empty(),
+            keys: KeyIndex::default(),
+            probe: ProbeState::default(),
+            identity: ArcSwapOption::empty(),
+            reason: ArcSwap::from_pointee("not connected yet".into()),
+            messages,
+            settings,
+        });
+        let mut threads = Vec::with_capacity(shared.settings.sessions + 1);
+        let name = Arc::clone(&shared.settings.name);
+        let (for_keeper, modules) = (Arc::clone(&shared), Arc::clone(modules));
+        let keeper = std::thread::Builder::new().name(format!("keeper-{name}"));
+        threads.push(keeper.spawn(move || keeper::run(&for_keeper, &modules, &waiting_messages))?);
+        for worker in 0..shared.settings.sessions {
+            let (shared, tasks) = (Arc::clone(&shared), waiting_tasks.clone());
+            let thread = std::thread::Builder::new().name(format!("hsm-{name}-{worker}"));
+            threads.push(thread.spawn(move || workers::run(worker, &shared, &tasks))?);
+        }
+        Ok(Self { shared, tasks, misses: Mutex::default(), threads })
+    }
+
+    /// Runs `work` on a session within the deadline.
+    async fn submit<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        work: impl FnOnce(&mut Lane) -> Result<T, HsmError> + Send + 'static,
+    ) -> Outcome<T> {
+        if self.shared.connection.load().is_none() {
+            return Outcome::failed(self.shared.unavailable());
+        }
+        let (reply, answer) = oneshot::channel();
+        let queued_at = clock::now();
+        let job: Job = Box::new(move |lane| {
+            // Nobody waits for it any more: it never reaches the token.
+            if reply.is_closed() || deadline.has_passed() {
+                return;
+            }
+            let started_at = clock::now();
+            let result = lane.and_then(work);
+            // The asking side may leave while the token works.
+            let _ = reply.send((result, started_at, clock::now()));
+        });
+        if self.tasks.try_send(Task::Job(job)).is_err() {
+            let is_stalled = self.shared.board.stalled(self.shared.settings.stall_after) > 0;
+            return Outcome::failed(if is_stalled { HsmError::Stalled } else { HsmError::QueueFull });
+        }
+        let token_serial = self.shared.serial();
+        match timeout_at(deadline.instant().into(), answer).await {
+            Ok(Ok((result, started_at, ended_at))) => {
+                let queue_time = started_at - queued_at;
+                self.shared.metrics.queued(queue_time);
+                let call_time = ended_at - started_at;
+                Outcome { result, report: CallReport { token_serial, queue_time, call_time, attempts: 1 } }
+            }
+            Ok(Err(_)) if !deadline.has_passed() => Outcome::failed(HsmError::Worker),
+            Ok(Err(_)) | Err(_) => {
+                let report =
+                    CallReport { token_serial, queue_time: queued_at.elapsed(), ..CallReport::default() };
+                Outcome { result: Err(HsmError::DeadlinePassed), report }
+            }
+        }
+    }
+
+    /// The key that answers to `locator`, searched in the token where the index holds none.
+    async fn entry(&self, locator: &KeyLocator, deadline: Deadline) -> Result<Arc<KeyEntry>, HsmError> {
+        let Some(epoch) = self.shared.connection.load().as_ref().map(|connection| connection.epoch) else {
+            return Err(self.shared.unavailable());
+        };
+        if matches!(locator, KeyLocator::Label(label) if *label == self.shared.settings.health_key_label) {
+            return Err(HsmError::KeyNotFound);
+        }
+        match self.shared.keys.find(locator, epoch) {
+            Some(found) => found,
+            None => self.search(locator, deadline).await,
+        }
+    }
+
+    async fn search(&self, locator: &KeyLocator, deadline: Deadline) -> Result<Arc<KeyEntry>, HsmError> {
+        if self.was_missed_just_now(locator) {
+            self.shared.metrics.searched("remembered_miss");
+            return Err(HsmError::KeyNotFound);
+        }
+        let (reply, answer) = oneshot::channel();
+        if self.shared.messages.try_send(Message::Search { locator: locator.clone(), reply }).is_err() {
+            self.shared.metrics.searched("refused");
+            return Err(HsmError::TooManySearches);
+        }
+        let found = match timeout_at(deadline.instant().into(), answer).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) => Err(self.shared.unavailable()),
+            Err(_) => Err(HsmError::DeadlinePassed),
+        };
+        match &found {
+            Ok(_) => self.shared.metrics.searched("found"),
+            Err(HsmError::KeyNotFound) => {
+                self.shared.metrics.searched("missed");
+                self.remember_miss(locator);
+            }
+            Err(_) => self.shared.metrics.searched("failed"),
+        }
+        found
+    }
+
+    fn was_missed_just_now(&self, locator: &KeyLocator) -> bool {
+        let misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
+        misses.get(locator).is_some_and(|at| at.elapsed() < self.shared.settings.miss_memory)
+    }
+
+    fn remember_miss(&self, locator: &KeyLocator) {
+        let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
+        if misses.len() >= MAX_REMEMBERED_MISSES {
+            let memory = self.shared.settings.miss_memory;
+            misses.retain(|_, at| at.elapsed() < memory);
+        }
+        if misses.len() < MAX_REMEMBERED_MISSES {
+            misses.insert(locator.clone(), clock::now());
+        }
+    }
+
+    /// Runs `work` on the key that answers to `locator`. A handle that the token no longer knows is looked up anew and
+    /// the work done once more: the key may have been made anew.
+    async fn with_key<T: Send + 'static>(
+        &self,
+        locator: &KeyLocator,
+        deadline: Deadline,
+        work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
+    ) -> Outcome<T> {
+        let mut total = CallReport::default();
+        for is_last in [false, true] {
+            let entry = match self.entry(locator, deadline).await {
+                Ok(entry) => entry,
+                Err(error) => return Outcome { result: Err(error), report: total },
+            };
+            let (work, for_job) = (work.clone(), Arc::clone(&entry));
+            let Outcome { result, report } = self.submit(deadline, move |lane| work(lane, &for_job)).await;
+            total.add(&report);
+            match result {
+                Err(HsmError::KeyNotFound) if !is_last => self.shared.keys.forget(entry.handle),
+                Err(error) => {
+                    if matches!(error, HsmError::KeyNotPermitted { .. }) {
+                        entry.doubt_attributes();
+                    }
+                    return Outcome { result: Err(error), report: total };
+                }
+                Ok(value) => return Outcome { result: Ok(value), report: total },
+            }
+        }
+        Outcome { result: Err(HsmError::KeyNotFound), report: total }
+    }
+
+    /// Stops the threads, once they have done what is queued. True if all stopped within `patience`: one that is stuck
+    /// in a call of the module is left behind.
+    #[must_use]
+    pub fn stop(&self, patience: Duration) -> bool {
+        let until = clock::now() + patience;
+        for _ in 0..self.shared.settings.sessions {
+            let _ = self.tasks.send_deadline(Task::Stop, until);
+        }
+        let _ = self.shared.messages.send_deadline(Message::Stop, until);
+        while self.threads.iter().any(|thread| !thread.is_finished()) {
+            if clock::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+}
+
+impl Hsm for Token {
+    fn encrypt<'a>(
+        &'a self,
+        key: &'a KeyLocator,
+        plaintext: Plaintext,
+        aad: Arc<[u8]>,
+        deadline: Deadline,
+    ) -> HsmFuture<'a, Sealed> {
+        Box::pin(self.with_key(key, deadline, move |lane, key| lane.encrypt(key, &aad, &plaintext)))
+    }
+
+    fn decrypt<'a>(
+        &'a self,
+        key: &'a KeyLocator,
+        sealed: Arc<Sealed>,
+        aad: Arc<[u8]>,
+        deadline: Deadline,
+    ) -> HsmFuture<'a, Plaintext> {
+        Box::pin(self.with_key(key, deadline, move |lane, key| {
+            lane.decrypt(key, &sealed, &aad).map(Arc::<Zeroizing<Vec<u8>>>::new)
+        }))
+    }
+
+    fn key_attributes<'a>(&'a self, key: &'a KeyLocator, deadline: Deadline) -> HsmFuture<'a, KeyAttributes> {
+        Box::pin(async move {
+            let entry = match self.entry(key, deadline).await {
+                Ok(entry) => entry,
+                Err(error) => return Outcome::failed(error),
+            };
+            if let Some(attributes) = entry.fresh_attributes(self.shared.settings.attributes_max_age) {
+                return Outcome { result: Ok(attributes), report: CallReport::default() };
+            }
+            self.with_key(key, deadline, |lane, key| {
+                let attributes = lane.read_attributes(key)?;
+                key.set_attributes(attributes);
+                Ok(attributes)
+            })
+            .await
+        })
+    }
+
+    fn health(&self) -> Vec<TokenHealth> {
+        let settings = &self.shared.settings;
+        let measured = self.shared.probe.result(settings.probe_max_age, 2 * settings.probe_interval);
+        let stalled = self.shared.board.stalled(settings.stall_after);
+        self.shared.metrics.sessions_stalled.set(i64::try_from(stalled).unwrap_or(i64::MAX));
+        let (mut status, mut reason) = match measured {
+            Some(measurement) => (Some(measurement.status), measurement.reason),
+            None => (None, None),
+        };
+        if stalled > 0 && status == Some(HealthStatus::Active) {
+            let is_all = stalled == self.shared.board.workers();
+            status = Some(if is_all { HealthStatus::Unavailable } else { HealthStatus::Degraded });
+            reason = Some(format!("{stalled} sessions hang in a call").into());
+        }
+        if status == Some(HealthStatus::Active) && self.shared.connection.load().is_none() {
+            status = Some(HealthStatus::Unavailable);
+            reason = Some(Arc::from(&***self.shared.reason.load()));
+        }
+        vec![TokenHealth {
+            name: Arc::clone(&settings.name),
+            identity: self.shared.identity.load_full(),
+            status,
+            reason,
+        }]
+    }
+}

@@ -1,0 +1,88 @@
+//! Key stores: path prefix → store → external key → key version.
+
+mod keys;
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use xks_spec::UriPathPrefix;
+
+pub use keys::{ExternalKey, KeyMap, KeyRule, KeyVersion};
+
+use crate::hsm::Hsm;
+use crate::sigv4::Credentials;
+
+/// Requests a second and burst of GetHealthStatus, which KMS calls every few minutes: apart from the store's own
+/// quota, so that a flood of encryptions cannot make a store look dead.
+const HEALTH_REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
+
+/// All key stores of this proxy.
+#[derive(Default)]
+pub struct KeyStores {
+    by_prefix: HashMap<UriPathPrefix, Arc<KeyStore>>,
+}
+
+impl KeyStores {
+    /// The stores by their prefixes; the configuration has seen to it that no two are the same.
+    #[must_use]
+    pub fn new(stores: impl IntoIterator<Item = KeyStore>) -> Self {
+        Self { by_prefix: stores.into_iter().map(|store| (store.prefix.clone(), Arc::new(store))).collect() }
+    }
+
+    /// The store whose path prefix is exactly `prefix`.
+    #[must_use]
+    pub fn find(&self, prefix: &str) -> Option<&Arc<KeyStore>> {
+        self.by_prefix.get(prefix)
+    }
+
+    /// Every store.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<KeyStore>> {
+        self.by_prefix.values()
+    }
+}
+
+/// One key store: what KMS sees as a custom key store of its own.
+pub struct KeyStore {
+    /// Name in the configuration, logs and metrics.
+    pub name: Arc<str>,
+    /// The path prefix.
+    pub prefix: UriPathPrefix,
+    /// Whether its keys may be used.
+    pub is_enabled: bool,
+    /// Who may ask.
+    pub credentials: Credentials,
+    /// Its keys.
+    pub keys: KeyMap,
+    /// Where they are.
+    pub hsm: Arc<dyn Hsm>,
+    /// How much may be asked.
+    pub quota: StoreQuota,
+}
+
+/// The request quota of a store.
+#[derive(Debug)]
+pub struct StoreQuota {
+    requests: DefaultDirectRateLimiter,
+    health: DefaultDirectRateLimiter,
+}
+
+impl StoreQuota {
+    /// `per_second` requests a second in the long run, `burst` at once.
+    #[must_use]
+    pub fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
+        Self {
+            requests: RateLimiter::direct(Quota::per_second(per_second).allow_burst(burst)),
+            health: RateLimiter::direct(Quota::per_second(HEALTH_REQUESTS_PER_SECOND)),
+        }
+    }
+
+    /// Whether one more request is within the quota; counts it if so.
+    #[must_use]
+    pub fn admits(&self, is_health: bool) -> bool {
+        // SPEC(URI-PATH-004): MAY have independent quotas on each path prefix.
+        let bucket = if is_health { &self.health } else { &self.requests };
+        bucket.check().is_ok()
+    }
+}

@@ -1,0 +1,31 @@
+//! An AWS KMS external key store proxy in front of a PKCS#11 HSM.
+//!
+//! Modules import only from those in rows above their own (`docs/architecture.md`; `tests/layering.rs` enforces it):
+//!
+//! | row | module |
+//! |---|---|
+//! | 0 | [`clock`], [`secret`] |
+//! | 1 | [`metrics`], [`sigv4`] |
+//! | 2 | [`tls`], [`hsm`] |
+//! | 3 | [`keystore`], [`admin`] |
+//! | 4 | [`error`] |
+//! | 5 | [`operations`] |
+//! | 6 | [`server`] |
+//! | 7 | [`config`] |
+//! | 8 | [`app`], [`cli`] |
+#![warn(clippy::disallowed_methods)]
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod hsm;
+pub mod keystore;
+pub mod metrics;
+pub mod operations;
+pub mod secret;
+pub mod server;
+pub mod sigv4;
+pub mod tls;

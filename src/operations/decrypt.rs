@@ -1,0 +1,51 @@
+//! Decrypt.
+
+use std::sync::Arc;
+
+use xks_spec::framing::frame_aad;
+use xks_spec::request::DecryptRequest;
+use xks_spec::response::DecryptResponse;
+use xks_spec::{ExternalKeyId, Operation};
+
+use super::ciphertext_metadata::CiphertextMetadata;
+use super::{Context, body_error, require_aes_256, require_usage};
+use crate::error::Error;
+use crate::hsm::{HsmError, Sealed};
+
+/// Decrypts under the version that the ciphertext metadata names, among those of the external key in the path.
+///
+/// # Errors
+/// [`Error`], in the order of checks: body, key, status, usage, ciphertext metadata, then whatever the HSM says.
+pub async fn decrypt(
+    context: &mut Context<'_>,
+    id: &ExternalKeyId,
+    body: &[u8],
+) -> Result<DecryptResponse, Error> {
+    let request = DecryptRequest::parse(body, context.limits).map_err(body_error(Operation::Decrypt))?;
+    context.note_metadata(request.metadata);
+    let key = context.find_key(id)?;
+    let metadata = CiphertextMetadata::from_bytes(&request.ciphertext_metadata);
+    let version = match metadata {
+        Some(CiphertextMetadata { key_version }) => {
+            key.version(key_version).ok_or(Error::UnknownKeyVersion(key_version))
+        }
+        None => Err(Error::CiphertextMetadata),
+    };
+    // A ciphertext of no known version is refused only after everything that does not depend on it.
+    let attributes = context.look_up(version.as_ref().copied().unwrap_or(&key.primary)).await?;
+    context.require_enabled(&key)?;
+    let attributes = attributes?;
+    // SPEC(ERR-NAME-004): a key that does not support the operation is InvalidKeyUsageException.
+    require_aes_256(&attributes)?;
+    require_usage(attributes.usages.decrypt, "CKA_DECRYPT")?;
+    let version = version?;
+
+    context.trace.key_version = Some(version.number);
+    // SPEC(DEC-CTMD-002): MUST detect ciphertext metadata that was changed.
+    let framed = frame_aad(&request.aad, &request.ciphertext_metadata).ok_or(Error::Hsm(HsmError::Worker))?;
+    let sealed = Sealed { iv: request.iv, ciphertext_and_tag: request.ciphertext_and_tag };
+    let outcome =
+        context.store.hsm.decrypt(&version.locator, Arc::new(sealed), framed.into(), context.deadline).await;
+    let plaintext = context.note(outcome)?;
+    Ok(DecryptResponse::new(&plaintext))
+}

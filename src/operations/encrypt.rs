@@ -1,0 +1,90 @@
+//! Encrypt.
+
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+use xks_spec::framing::{ciphertext_data_integrity_value, frame_aad};
+use xks_spec::request::EncryptRequest;
+use xks_spec::response::EncryptResponse;
+use xks_spec::{ExternalKeyId, Operation};
+
+use super::ciphertext_metadata::CiphertextMetadata;
+use super::{Context, body_error, require_aes_256, require_usage};
+use crate::error::Error;
+use crate::hsm::{HsmError, Plaintext, Sealed};
+use crate::keystore::KeyVersion;
+
+/// Encrypts under the primary version of the external key.
+///
+/// # Errors
+/// [`Error`], in the order of checks: body, key, status, usage, then whatever the HSM says.
+pub async fn encrypt(
+    context: &mut Context<'_>,
+    id: &ExternalKeyId,
+    body: &[u8],
+) -> Result<EncryptResponse, Error> {
+    let request = EncryptRequest::parse(body, context.limits).map_err(body_error(Operation::Encrypt))?;
+    context.note_metadata(request.metadata);
+    let key = context.find_key(id)?;
+    let attributes = context.look_up(&key.primary).await?;
+    context.require_enabled(&key)?;
+    let attributes = attributes?;
+    // SPEC(ERR-NAME-004): a key that does not support the operation is InvalidKeyUsageException.
+    require_aes_256(&attributes)?;
+    require_usage(attributes.usages.encrypt, "CKA_ENCRYPT")?;
+    // A ciphertext is assured to decrypt only where this key may decrypt it.
+    require_usage(attributes.usages.decrypt || !request.wants_integrity_value, "CKA_DECRYPT")?;
+
+    context.trace.key_version = Some(key.primary.number);
+    let metadata = CiphertextMetadata { key_version: key.primary.number }.to_bytes();
+    // SPEC(ENC-CTMD-004): MUST bind the ciphertext metadata into what the tag authenticates.
+    let framed = frame_aad(&request.aad, &metadata).ok_or(Error::Hsm(HsmError::Worker))?;
+    let work = Work { version: &key.primary, plaintext: Arc::new(request.plaintext), framed: framed.into() };
+    if !request.wants_integrity_value {
+        let sealed = work.seal(context).await?;
+        return respond(&sealed, &metadata, None);
+    }
+    for _ in 0..2 {
+        let sealed = work.seal(context).await?;
+        // SPEC(ENC-CDIV-005): the value is computed before the decrypt that vouches for it, over the same buffers.
+        let value =
+            ciphertext_data_integrity_value(&request.aad, &metadata, &sealed.iv, &sealed.ciphertext_and_tag);
+        if work.decrypts(context, &sealed).await? {
+            return respond(&sealed, &metadata, Some(&value));
+        }
+    }
+    Err(Error::Integrity)
+}
+
+/// One plaintext to seal, as often as it takes.
+struct Work<'a> {
+    version: &'a KeyVersion,
+    plaintext: Plaintext,
+    framed: Arc<[u8]>,
+}
+
+impl Work<'_> {
+    async fn seal(&self, context: &mut Context<'_>) -> Result<Arc<Sealed>, Error> {
+        let (plaintext, framed) = (Arc::clone(&self.plaintext), Arc::clone(&self.framed));
+        let locator = &self.version.locator;
+        let outcome = context.store.hsm.encrypt(locator, plaintext, framed, context.deadline).await;
+        Ok(Arc::new(context.note(outcome)?))
+    }
+
+    /// Whether `sealed` decrypts to the plaintext, under the same key version.
+    async fn decrypts(&self, context: &mut Context<'_>, sealed: &Arc<Sealed>) -> Result<bool, Error> {
+        let (sealed, framed) = (Arc::clone(sealed), Arc::clone(&self.framed));
+        let locator = &self.version.locator;
+        let outcome = context.store.hsm.decrypt(locator, sealed, framed, context.deadline).await;
+        match context.note(outcome) {
+            Ok(plaintext) => Ok(plaintext.ct_eq(&self.plaintext).into()),
+            Err(HsmError::BadCiphertext) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn respond(sealed: &Sealed, metadata: &[u8], value: Option<&[u8; 32]>) -> Result<EncryptResponse, Error> {
+    EncryptResponse::new(&sealed.iv, &sealed.ciphertext_and_tag, metadata, value)
+        .ok_or(Error::Hsm(HsmError::Worker))
+}

@@ -1,0 +1,100 @@
+//! The four XKS operations, one file each, readable from top to bottom. They know neither HTTP nor PKCS#11.
+
+mod ciphertext_metadata;
+mod decrypt;
+mod encrypt;
+mod get_health_status;
+mod get_key_metadata;
+
+use std::sync::Arc;
+
+use xks_spec::body::BodyFault;
+use xks_spec::request::SizeLimits;
+use xks_spec::{ExternalKeyId, Operation, RequestMetadata};
+
+pub use decrypt::decrypt;
+pub use encrypt::encrypt;
+pub use get_health_status::{Fleet, get_health_status};
+pub use get_key_metadata::get_key_metadata;
+
+use crate::clock::Deadline;
+use crate::error::Error;
+use crate::hsm::{CallReport, HsmError, KeyAttributes, KeyKind, Outcome};
+use crate::keystore::{ExternalKey, KeyStore, KeyVersion};
+
+/// What an operation is given besides its body.
+pub struct Context<'a> {
+    /// The store that was asked.
+    pub store: &'a KeyStore,
+    /// When the answer is due.
+    pub deadline: Deadline,
+    /// Longest values taken.
+    pub limits: SizeLimits,
+    /// Filled on the way, for the log.
+    pub trace: &'a mut Trace,
+}
+
+/// What an operation learnt, whatever came of it.
+#[derive(Debug, Default)]
+pub struct Trace {
+    /// Who asked.
+    pub metadata: Option<RequestMetadata>,
+    /// The key version that was used.
+    pub key_version: Option<u32>,
+    /// What the HSM was asked and how long it took.
+    pub hsm: CallReport,
+}
+
+impl Context<'_> {
+    /// Notes who asked, whatever comes of it.
+    fn note_metadata(&mut self, metadata: RequestMetadata) {
+        self.trace.metadata = Some(metadata);
+    }
+
+    /// What the id stands for in this store.
+    fn find_key(&self, id: &ExternalKeyId) -> Result<Arc<ExternalKey>, Error> {
+        self.store.keys.find(id).ok_or(Error::KeyNotMapped)
+    }
+
+    /// What the key in the token is. That there is none, or several, is said at once; other failures are kept until
+    /// policy and status have been looked at, since they do not depend on the token.
+    async fn look_up(&mut self, version: &KeyVersion) -> Result<Result<KeyAttributes, HsmError>, Error> {
+        let outcome = self.store.hsm.key_attributes(&version.locator, self.deadline).await;
+        match self.note(outcome) {
+            Err(error @ (HsmError::KeyNotFound | HsmError::KeyAmbiguous { .. })) => Err(error.into()),
+            other => Ok(other),
+        }
+    }
+
+    /// Whether store and key are switched on.
+    const fn require_enabled(&self, key: &ExternalKey) -> Result<(), Error> {
+        // SPEC(ERR-NAME-002): a disabled key or store is InvalidStateException.
+        if !self.store.is_enabled {
+            Err(Error::StoreDisabled)
+        } else if !key.is_enabled {
+            Err(Error::KeyDisabled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Notes what a call to the HSM cost and hands on what came of it.
+    fn note<T>(&mut self, outcome: Outcome<T>) -> Result<T, HsmError> {
+        self.trace.hsm.add(&outcome.report);
+        outcome.result
+    }
+}
+
+/// Whether the key may serve at all: version 1 knows AES-256 alone.
+fn require_aes_256(attributes: &KeyAttributes) -> Result<(), Error> {
+    if attributes.kind == (KeyKind::Aes { bits: Some(256) }) { Ok(()) } else { Err(Error::KeyNotAes256) }
+}
+
+/// Whether the key has an attribute.
+const fn require_usage(may: bool, attribute: &'static str) -> Result<(), Error> {
+    if may { Ok(()) } else { Err(Error::KeyUsage(attribute)) }
+}
+
+fn body_error(operation: Operation) -> impl Fn(BodyFault) -> Error {
+    move |fault| Error::Body(fault, operation)
+}

@@ -1,0 +1,171 @@
+//! Secrets, and the places they are read from. Their text is wiped when dropped and never shown by Debug.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use zeroize::{Zeroize, Zeroizing};
+
+/// The directory in which systemd puts what `LoadCredential=` names.
+const SYSTEMD_CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+/// Longer files are no secrets but mistakes.
+const MAX_SECRET_BYTES: usize = 64 * 1024;
+
+/// A secret text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes `text` over.
+    #[must_use]
+    pub const fn new(text: Zeroizing<String>) -> Self {
+        Self(text)
+    }
+
+    /// The text, to be handed on at once and not kept.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Where a secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In the configuration itself.
+    Inline(Secret),
+    /// In a file; one line break at its end does not count.
+    File(PathBuf),
+    /// In an environment variable.
+    Environment(String),
+    /// In a systemd credential of that name.
+    SystemdCredential(String),
+}
+
+impl SecretSource {
+    /// Reads the secret as it is now.
+    ///
+    /// # Errors
+    /// [`SecretFault`] with the place and the reason, never the content.
+    pub fn read(&self) -> Result<Secret, SecretFault> {
+        match self {
+            Self::Inline(secret) => Ok(secret.clone()),
+            Self::File(path) => read_file(path.clone()),
+            Self::Environment(name) => read_environment(name),
+            Self::SystemdCredential(name) => {
+                let directory = environment_variable(SYSTEMD_CREDENTIALS_VARIABLE)
+                    .ok_or_else(|| SecretFault::NoCredentialsDirectory(name.clone()))?;
+                read_file(PathBuf::from(directory).join(name))
+            }
+        }
+    }
+}
+
+fn read_file(path: PathBuf) -> Result<Secret, SecretFault> {
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => Zeroizing::new(bytes),
+        Err(error) => return Err(SecretFault::File { path, reason: error.kind() }),
+    };
+    if bytes.len() > MAX_SECRET_BYTES {
+        return Err(SecretFault::TooLong(path));
+    }
+    let Ok(text) = std::str::from_utf8(&bytes) else { return Err(SecretFault::NotUtf8(path)) };
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        Err(SecretFault::Empty(path))
+    } else {
+        Ok(Secret::new(Zeroizing::new(text.to_owned())))
+    }
+}
+
+fn read_environment(name: &str) -> Result<Secret, SecretFault> {
+    let mut value = environment_variable(name).ok_or_else(|| SecretFault::Environment(name.to_owned()))?;
+    let secret = Secret::new(Zeroizing::new(value.clone()));
+    value.zeroize();
+    Ok(secret)
+}
+
+/// An environment variable that is set, not empty and UTF-8.
+#[expect(clippy::disallowed_methods, reason = "this is the place that reads the environment")]
+fn environment_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Why a secret could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SecretFault {
+    /// The file cannot be read.
+    #[error("cannot read the secret file {}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::ErrorKind,
+    },
+    /// The file holds nothing.
+    #[error("the secret file {} is empty", .0.display())]
+    Empty(PathBuf),
+    /// The file is not text.
+    #[error("the secret file {} is not UTF-8 text", .0.display())]
+    NotUtf8(PathBuf),
+    /// The file is too long to be a secret.
+    #[error("the secret file {} is longer than 64 KiB", .0.display())]
+    TooLong(PathBuf),
+    /// The environment variable is not there.
+    #[error("the environment variable {0} is not set, empty or not UTF-8")]
+    Environment(String),
+    /// Not started by systemd with credentials.
+    #[error(
+        "the systemd credential {0} is not there: CREDENTIALS_DIRECTORY is not set; does the unit say LoadCredential={0}:…?"
+    )]
+    NoCredentialsDirectory(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn temporary_file(name: &str, content: &[u8]) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("xks-secret-{}-{name}", std::process::id()));
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    #[test]
+    fn one_line_break_at_the_end_does_not_count() {
+        for (name, content, expected) in [
+            ("lf", "pin\n", "pin"),
+            ("crlf", "pin\r\n", "pin"),
+            ("two", "pin\n\n", "pin\n"),
+            ("none", " pin ", " pin "),
+        ] {
+            let path = temporary_file(name, content.as_bytes());
+            assert_eq!(SecretSource::File(path.clone()).read().unwrap().expose(), expected);
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn faults_name_the_place_and_never_the_content() {
+        let path = temporary_file("binary", b"hunter2\xff");
+        let fault = SecretSource::File(path.clone()).read().unwrap_err();
+        assert_eq!(fault, SecretFault::NotUtf8(path.clone()));
+        assert!(!format!("{fault} {fault:?}").contains("hunter2"));
+        std::fs::remove_file(path).unwrap();
+        let missing = SecretSource::Environment("XKS_NO_SUCH_VARIABLE".into()).read().unwrap_err();
+        assert!(missing.to_string().contains("XKS_NO_SUCH_VARIABLE"));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let source = SecretSource::Inline(Secret::new(Zeroizing::new("hunter2".into())));
+        assert!(!format!("{source:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,287 @@
+//! What a connection is at: when a request's first byte came, whether one is being worked on, since when it idles.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use xks_spec::limits::KMS_TIMEOUT;
+
+use super::Timeouts;
+use crate::clock::Deadline;
+
+/// No instant yet.
+const NEVER: u64 = 0;
+
+/// What a connection is at. Written by its I/O and its requests, read by its timer.
+pub(super) struct Activity {
+    accepted_at: Instant,
+    /// Nanoseconds since `accepted_at` of the first byte of a request whose head is not complete; [`NEVER`] if none.
+    head_began: AtomicU64,
+    /// The same of the last byte read.
+    last_read: AtomicU64,
+    /// The same of the last answer, or of the end of the handshake.
+    last_answer: AtomicU64,
+    in_flight: AtomicU32,
+    requests: AtomicU32,
+    authenticated: AtomicBool,
+    closing: AtomicBool,
+    is_http2: AtomicBool,
+}
+
+impl Activity {
+    pub(super) fn new(accepted_at: Instant) -> Self {
+        Self {
+            accepted_at,
+            head_began: AtomicU64::new(NEVER),
+            last_read: AtomicU64::new(NEVER),
+            last_answer: AtomicU64::new(NEVER),
+            in_flight: AtomicU32::new(0),
+            requests: AtomicU32::new(0),
+            authenticated: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+        }
+    }
+
+    fn nanos_now(&self) -> u64 {
+        u64::try_from(self.accepted_at.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn instant(&self, nanos: u64) -> Instant {
+        self.accepted_at + Duration::from_nanos(nanos)
+    }
+
+    /// The handshake has ended.
+    pub(super) fn established(&self, is_http2: bool) {
+        self.is_http2.store(is_http2, Ordering::Relaxed);
+        self.last_answer.store(self.nanos_now(), Ordering::Relaxed);
+    }
+
+    fn bytes_read(&self) {
+        let now = self.nanos_now();
+        self.last_read.store(now, Ordering::Relaxed);
+        if self.in_flight.load(Ordering::Relaxed) == 0 {
+            // Only the first byte of a head sets it.
+            let _ = self.head_began.compare_exchange(NEVER, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// A request's head is complete; the guard says when its work ends.
+    ///
+    /// On HTTP/1.1 its first byte is the first that came after the answer before. On HTTP/2, where requests overlap,
+    /// it is taken to have come with the bytes that completed the head.
+    pub(super) fn begin_request(self: &Arc<Self>) -> InFlight {
+        let head_began = self.head_began.swap(NEVER, Ordering::Relaxed);
+        let last_read = self.last_read.load(Ordering::Relaxed);
+        let is_alone = self.in_flight.fetch_add(1, Ordering::Relaxed) == 0;
+        let nanos = if head_began != NEVER && is_alone && !self.is_http2.load(Ordering::Relaxed) {
+            head_began
+        } else {
+            last_read
+        };
+        let is_first = self.requests.fetch_add(1, Ordering::Relaxed) == 0;
+        InFlight { first_byte_at: self.instant(nanos), is_first, activity: Arc::clone(self) }
+    }
+
+    /// A request of this connection was authenticated; true the first time.
+    pub(super) fn authenticated(&self) -> bool {
+        !self.authenticated.swap(true, Ordering::Relaxed)
+    }
+
+    /// From now on every answer closes an HTTP/1.1 connection.
+    pub(super) fn close_after_answer(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) == 0
+    }
+
+    /// When the connection has been silent for too long, and why; `None` while a request is being worked on, which has
+    /// bounds of its own.
+    pub(super) fn due(&self, timeouts: &Timeouts) -> Option<(Instant, &'static str)> {
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let last_answer = self.instant(self.last_answer.load(Ordering::Relaxed));
+        let is_first = self.requests.load(Ordering::Relaxed) == 0;
+        let (idle, reason) = if is_first {
+            (last_answer + timeouts.first_request, "no_first_request")
+        } else {
+            (last_answer + timeouts.idle, "idle")
+        };
+        // On HTTP/2 bytes come that belong to no request.
+        match self.head_began.load(Ordering::Relaxed) {
+            nanos if nanos != NEVER && !self.is_http2.load(Ordering::Relaxed) => {
+                let header = self.instant(nanos) + timeouts.header;
+                Some(if header < idle { (header, "slow_header") } else { (idle, reason) })
+            }
+            _ => Some((idle, reason)),
+        }
+    }
+}
+
+/// A request that is being worked on.
+pub(super) struct InFlight {
+    /// When the request's first byte came.
+    pub(super) first_byte_at: Instant,
+    is_first: bool,
+    activity: Arc<Activity>,
+}
+
+impl InFlight {
+    /// When the answer is due. KMS's 250 ms run from when it begins to connect; a first request that comes later than
+    /// that cannot be one for which KMS opened the connection, and has the full time.
+    pub(super) fn deadline(&self, timeouts: &Timeouts) -> Deadline {
+        let since_accept = self.first_byte_at.saturating_duration_since(self.activity.accepted_at);
+        let opened_the_connection = self.is_first && since_accept < KMS_TIMEOUT;
+        let timeout = if opened_the_connection { timeouts.first_request_answer } else { timeouts.request };
+        Deadline::after(self.first_byte_at, timeout)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.activity.last_answer.store(self.activity.nanos_now(), Ordering::Relaxed);
+        self.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream that tells its connection's activity of every byte read.
+pub(super) struct Watched<S> {
+    stream: S,
+    activity: Arc<Activity>,
+}
+
+impl<S> Watched<S> {
+    pub(super) const fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Self { stream, activity }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.activity.bytes_read();
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        handshake: Duration::from_secs(1),
+        first_request: Duration::from_secs(2),
+        header: Duration::from_millis(500),
+        body: Duration::from_secs(1),
+        idle: Duration::from_secs(60),
+        request: Duration::from_millis(200),
+        first_request_answer: Duration::from_millis(145),
+        lame_duck: Duration::ZERO,
+        drain: Duration::ZERO,
+    };
+
+    /// A connection that was accepted `ago`.
+    fn activity(ago: Duration) -> Arc<Activity> {
+        Arc::new(Activity::new(clock::now().checked_sub(ago).unwrap()))
+    }
+
+    #[test]
+    fn a_first_request_right_after_connecting_has_less_time() {
+        let fresh = activity(Duration::from_millis(40));
+        fresh.bytes_read();
+        let first = fresh.begin_request();
+        assert_eq!(
+            first.deadline(&TIMEOUTS),
+            Deadline::after(first.first_byte_at, TIMEOUTS.first_request_answer)
+        );
+        drop(first);
+        fresh.bytes_read();
+        let second = fresh.begin_request();
+        assert_eq!(second.deadline(&TIMEOUTS), Deadline::after(second.first_byte_at, TIMEOUTS.request));
+    }
+
+    #[test]
+    fn a_connection_opened_ahead_of_time_is_not_punished() {
+        let old = activity(KMS_TIMEOUT);
+        old.bytes_read();
+        let first = old.begin_request();
+        assert_eq!(first.deadline(&TIMEOUTS), Deadline::after(first.first_byte_at, TIMEOUTS.request));
+    }
+
+    #[test]
+    fn the_first_byte_counts_and_not_the_last() {
+        let activity = activity(Duration::from_secs(1));
+        activity.head_began.store(1_000, Ordering::Relaxed);
+        activity.bytes_read();
+        let request = activity.begin_request();
+        assert_eq!(request.first_byte_at, activity.instant(1_000));
+    }
+
+    #[test]
+    fn every_phase_is_bounded() {
+        let activity = activity(Duration::from_secs(1));
+        activity.established(false);
+        let due_in = |activity: &Activity| {
+            activity.due(&TIMEOUTS).map(|(at, reason)| (at.saturating_duration_since(clock::now()), reason))
+        };
+        let (left, reason) = due_in(&activity).unwrap();
+        assert!(left <= TIMEOUTS.first_request && reason == "no_first_request");
+        activity.bytes_read();
+        let (left, reason) = due_in(&activity).unwrap();
+        assert!(left <= TIMEOUTS.header && reason == "slow_header");
+        let request = activity.begin_request();
+        assert_eq!(due_in(&activity), None);
+        drop(request);
+        let (left, reason) = due_in(&activity).unwrap();
+        assert!(left > TIMEOUTS.first_request && reason == "idle");
+    }
+}

@@ -1,0 +1,155 @@
+//! Which connections are open. At the cap the oldest that never carried an authenticated request goes first, so that
+//! strangers who hold connections open cannot keep KMS out.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::IntGauge;
+use tokio::sync::Notify;
+
+/// The open connections of one listener.
+pub struct Connections {
+    cap: usize,
+    open: AtomicUsize,
+    table: Mutex<Table>,
+    place_free: Notify,
+    all_closed: Notify,
+    gauge: IntGauge,
+}
+
+#[derive(Default)]
+struct Table {
+    next_id: u64,
+    /// Connections without an authenticated request, the oldest first.
+    strangers: BTreeMap<u64, Arc<Notify>>,
+}
+
+impl Connections {
+    /// No connection yet, at most `cap`.
+    #[must_use]
+    pub fn new(cap: usize, gauge: IntGauge) -> Arc<Self> {
+        Arc::new(Self {
+            cap,
+            open: AtomicUsize::new(0),
+            table: Mutex::default(),
+            place_free: Notify::new(),
+            all_closed: Notify::new(),
+            gauge,
+        })
+    }
+
+    /// A place for a connection that has just been accepted. At the cap the oldest stranger is told to go; where there
+    /// is none, waits until a connection closes.
+    pub(super) async fn admit(self: &Arc<Self>) -> Place {
+        loop {
+            let freed = self.place_free.notified();
+            if let Some(place) = self.try_admit() {
+                return place;
+            }
+            freed.await;
+        }
+    }
+
+    fn try_admit(self: &Arc<Self>) -> Option<Place> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.open.load(Ordering::Acquire) >= self.cap {
+            // The stranger's place is given away before it has left: it leaves at once.
+            let (_, oldest) = table.strangers.pop_first()?;
+            oldest.notify_one();
+        }
+        let id = table.next_id;
+        table.next_id += 1;
+        let evicted = Arc::new(Notify::new());
+        table.strangers.insert(id, Arc::clone(&evicted));
+        self.open.fetch_add(1, Ordering::AcqRel);
+        self.gauge.inc();
+        Some(Place { id, evicted, connections: Arc::clone(self) })
+    }
+
+    /// Waits until no connection is open.
+    pub(super) async fn wait_until_none(&self) {
+        loop {
+            let closed = self.all_closed.notified();
+            if self.open.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+}
+
+/// A connection's place, free again when dropped.
+pub(super) struct Place {
+    id: u64,
+    evicted: Arc<Notify>,
+    connections: Arc<Connections>,
+}
+
+impl Place {
+    /// The connection carried an authenticated request: it is no stranger any more.
+    pub(super) fn is_no_stranger(&self) {
+        let mut table = self.connections.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.strangers.remove(&self.id);
+    }
+
+    /// Waits until the connection must go.
+    pub(super) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self.connections.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.strangers.remove(&self.id);
+        self.connections.gauge.dec();
+        if self.connections.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.connections.all_closed.notify_waiters();
+        }
+        self.connections.place_free.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn connections(cap: usize) -> Arc<Connections> {
+        Connections::new(cap, IntGauge::new("test", "test").unwrap())
+    }
+
+    async fn is_evicted(place: &Place) -> bool {
+        tokio::time::timeout(Duration::ZERO, place.evicted()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn the_oldest_stranger_goes_first() {
+        let connections = connections(3);
+        let known = connections.admit().await;
+        known.is_no_stranger();
+        let older = connections.admit().await;
+        let newer = connections.admit().await;
+        let newest = connections.admit().await;
+        assert!(is_evicted(&older).await);
+        assert!(!is_evicted(&known).await && !is_evicted(&newer).await && !is_evicted(&newest).await);
+    }
+
+    #[tokio::test]
+    async fn where_all_are_known_a_newcomer_waits_for_a_place() {
+        let connections = connections(1);
+        let known = connections.admit().await;
+        known.is_no_stranger();
+        let mut waiting = Box::pin(connections.admit());
+        assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err());
+        drop(known);
+        let _place = waiting.await;
+        assert_eq!(connections.count(), 1);
+    }
+}

@@ -1,0 +1,82 @@
+//! The accept loop and its end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::admission::Connections;
+use super::{State, connection};
+
+/// Pause after a failure to accept, such as too many open files: it would come again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Tells connections that the listener drains.
+#[derive(Clone)]
+pub struct Drain(watch::Receiver<bool>);
+
+impl Drain {
+    /// A switch and what it switches.
+    #[must_use]
+    pub fn channel() -> (watch::Sender<bool>, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Self(receiver))
+    }
+
+    /// Waits until draining begins. A dropped switch counts as one that was thrown.
+    pub async fn begun(&self) {
+        let mut receiver = self.0.clone();
+        let _ = receiver.wait_for(|is_draining| *is_draining).await;
+    }
+}
+
+/// Accepts and serves connections until `drain` begins, then waits for those that are open, at most as long as the
+/// drain timeout. Returns how many were left.
+pub async fn serve(state: Arc<State>, listener: TcpListener, drain: Drain) -> usize {
+    let connections = Connections::new(state.limits.max_connections, state.metrics.connections.clone());
+    let accepting = accept(&state, &listener, &connections, &drain);
+    tokio::select! {
+        () = accepting => {}
+        () = drain.begun() => {}
+    }
+    accept_waiting(&state, &listener, &connections, &drain).await;
+    drop(listener);
+    let _ = timeout(state.timeouts.drain, connections.wait_until_none()).await;
+    connections.count()
+}
+
+async fn accept(state: &Arc<State>, listener: &TcpListener, connections: &Arc<Connections>, drain: &Drain) {
+    loop {
+        if let Err(error) = accept_one(state, listener, connections, drain).await {
+            tracing::warn!(%error, "a connection could not be accepted");
+            sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+/// The system has completed these connections already: whoever opened one may have sent a request.
+async fn accept_waiting(
+    state: &Arc<State>,
+    listener: &TcpListener,
+    connections: &Arc<Connections>,
+    drain: &Drain,
+) {
+    while let Ok(Ok(())) = timeout(Duration::ZERO, accept_one(state, listener, connections, drain)).await {}
+}
+
+async fn accept_one(
+    state: &Arc<State>,
+    listener: &TcpListener,
+    connections: &Arc<Connections>,
+    drain: &Drain,
+) -> io::Result<()> {
+    let (stream, address) = listener.accept().await?;
+    // Small answers must not wait for the client's acknowledgement of the one before.
+    stream.set_nodelay(true)?;
+    let place = connections.admit().await;
+    tokio::spawn(connection::serve(Arc::clone(state), stream, address, place, drain.clone()));
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! The listener that KMS talks to: admission, TLS, HTTP, the order of checks, the answer.
+
+mod activity;
+mod admission;
+mod answer;
+mod body;
+mod connection;
+mod listener;
+mod plain;
+mod record;
+mod service;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::sync::Semaphore;
+use xks_spec::request::SizeLimits;
+
+pub use admission::Connections;
+pub use listener::{Drain, serve};
+pub use plain::serve_plain;
+
+use crate::admin::Readiness;
+use crate::keystore::KeyStores;
+use crate::metrics::Metrics;
+use crate::operations::Fleet;
+
+/// Everything that connections and requests are served with. What an operator may change is behind an `ArcSwap` and is
+/// read anew for each connection (TLS) or request (stores).
+pub struct State {
+    /// The key stores.
+    pub stores: ArcSwap<KeyStores>,
+    /// The TLS configuration.
+    pub tls: ArcSwap<ServerConfig>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What `/ping` says.
+    pub readiness: Arc<Readiness>,
+    /// Sizes.
+    pub limits: Limits,
+    /// Times.
+    pub timeouts: Timeouts,
+    /// What GetHealthStatus says of the fleet.
+    pub fleet: Fleet,
+    /// Places for API requests.
+    pub in_flight: Semaphore,
+}
+
+/// How much is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest values.
+    pub sizes: SizeLimits,
+    /// Longest head of a request, in bytes.
+    pub max_header_bytes: usize,
+    /// Most connections.
+    pub max_connections: usize,
+    /// Most requests at once on one HTTP/2 connection.
+    pub max_streams_per_connection: u32,
+    /// Most API requests at once.
+    pub max_in_flight: usize,
+}
+
+impl Limits {
+    /// Longest body: the longest values in Base64, and room for metadata, names and escapes.
+    #[must_use]
+    pub const fn max_body_bytes(&self) -> usize {
+        const ROOM_FOR_THE_REST_BYTES: usize = 40 * 1024;
+        base64_chars(self.sizes.max_plaintext_bytes)
+            + base64_chars(self.sizes.max_aad_bytes)
+            + ROOM_FOR_THE_REST_BYTES
+    }
+}
+
+const fn base64_chars(bytes: usize) -> usize {
+    bytes.div_ceil(3) * 4
+}
+
+/// How long is waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// From the handshake's end for the head of the first request.
+    pub first_request: Duration,
+    /// For the rest of a request's head once it has begun.
+    pub header: Duration,
+    /// For a request's body.
+    pub body: Duration,
+    /// Between two requests on a connection.
+    pub idle: Duration,
+    /// From a request's first byte to its answer.
+    pub request: Duration,
+    /// The same for a connection's first request, where KMS's clock began with the connection.
+    pub first_request_answer: Duration,
+    /// From SIGTERM until new connections are refused.
+    pub lame_duck: Duration,
+    /// For what is then still being worked on.
+    pub drain: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_cap_leaves_room() {
+        let sizes = SizeLimits { max_plaintext_bytes: 4300, max_aad_bytes: 8192 };
+        let limits = Limits {
+            sizes,
+            max_header_bytes: 0,
+            max_connections: 0,
+            max_streams_per_connection: 0,
+            max_in_flight: 0,
+        };
+        assert!(limits.max_body_bytes() >= 5736 + 10924 + 32 * 1024);
+    }
+}

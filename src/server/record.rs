@@ -1,0 +1,125 @@
+//! The one log line of a request, written when its record is dropped: whatever ends the request, the line is there.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use xks_spec::{ExternalKeyId, Operation, RequestMetadata};
+
+use crate::error::Error;
+use crate::keystore::KeyStore;
+use crate::metrics::Metrics;
+use crate::operations::Trace;
+
+/// What is known of a request so far.
+pub(super) struct Record {
+    metrics: Arc<Metrics>,
+    began_at: Instant,
+    peer: SocketAddr,
+    is_http2: bool,
+    pub(super) operation: Option<Operation>,
+    pub(super) store: Option<Arc<KeyStore>>,
+    pub(super) external_key_id: Option<ExternalKeyId>,
+    pub(super) access_key_id: Option<Box<str>>,
+    pub(super) trace: Trace,
+    end: End,
+}
+
+/// How the request ended.
+enum End {
+    /// The client left, or the handler panicked.
+    Abandoned,
+    Succeeded,
+    Failed(Error),
+    /// The connection was closed without an answer.
+    Closed(&'static str),
+}
+
+impl Record {
+    pub(super) fn begin(metrics: &Arc<Metrics>, began_at: Instant, peer: SocketAddr, is_http2: bool) -> Self {
+        Self {
+            metrics: Arc::clone(metrics),
+            began_at,
+            peer,
+            is_http2,
+            operation: None,
+            store: None,
+            external_key_id: None,
+            access_key_id: None,
+            trace: Trace::default(),
+            end: End::Abandoned,
+        }
+    }
+
+    pub(super) fn succeed(&mut self) {
+        self.end = End::Succeeded;
+    }
+
+    pub(super) fn fail(&mut self, error: Error) {
+        if let Error::Authentication(fault) = &error {
+            self.metrics.authentication_failures.with_label_values(&[fault.label()]).inc();
+        }
+        self.end = End::Failed(error);
+    }
+
+    pub(super) fn close(&mut self, reason: &'static str) {
+        self.end = End::Closed(reason);
+    }
+
+    fn outcome(&self) -> (&'static str, Option<String>) {
+        match &self.end {
+            End::Abandoned => ("abandoned", None),
+            End::Succeeded => ("ok", None),
+            End::Failed(error) => (error.to_wire().name.as_str(), Some(error.to_string())),
+            End::Closed(reason) => ("closed", Some((*reason).to_owned())),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let total = self.began_at.elapsed();
+        let (outcome, reason) = self.outcome();
+        let operation = self.operation.map_or("none", Operation::name);
+        let store = self.store.as_ref().map_or("none", |store| &store.name);
+        let error = if outcome == "ok" { "none" } else { outcome };
+        self.metrics.requests.with_label_values(&[operation, store, error]).inc();
+        self.metrics.request_seconds.with_label_values(&[operation, store]).observe(total.as_secs_f64());
+        let none = RequestMetadata::default();
+        let metadata = self.trace.metadata.as_ref().unwrap_or(&none);
+        let other =
+            (!metadata.other.is_empty()).then(|| serde_json::to_string(&metadata.other).unwrap_or_default());
+        let hsm = &self.trace.hsm;
+        // SPEC(LOG-REQID-001): SHOULD log kmsRequestId. SPEC(LOG-META-001): SHOULD log the request metadata.
+        // SPEC(LOG-PERF-001): SHOULD log the time taken, success, and the error.
+        tracing::info!(
+            target: "request",
+            operation,
+            store,
+            external_key_id = self.external_key_id.as_ref().map(ExternalKeyId::as_str),
+            outcome,
+            reason,
+            access_key_id = self.access_key_id.as_deref(),
+            kmsRequestId = metadata.kms_request_id.as_deref(),
+            kmsOperation = metadata.kms_operation.as_deref(),
+            kmsKeyArn = metadata.kms_key_arn.as_deref(),
+            kmsViaService = metadata.kms_via_service.as_deref(),
+            awsPrincipalArn = metadata.aws_principal_arn.as_deref(),
+            awsSourceVpc = metadata.aws_source_vpc.as_deref(),
+            awsSourceVpce = metadata.aws_source_vpce.as_deref(),
+            other_metadata = other,
+            key_version = self.trace.key_version,
+            token_serial = hsm.token_serial.as_deref(),
+            hsm_calls = hsm.attempts,
+            total_us = micros(total),
+            queue_us = micros(hsm.queue_time),
+            hsm_us = micros(hsm.call_time),
+            peer = %self.peer,
+            http = if self.is_http2 { "2" } else { "1.1" },
+        );
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

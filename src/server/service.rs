@@ -1,0 +1,197 @@
+//! A request from its head to its answer. The steps of [`steps`] are the order of checks (docs/order-of-checks.md).
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::request::Parts;
+use http::{Method, Request, Version};
+use hyper::body::Incoming;
+use xks_spec::{ApiPath, Operation};
+
+use super::State;
+use super::activity::{Activity, InFlight};
+use super::admission::Place;
+use super::answer::{self, Answer};
+use super::body::{self, BodyEnd};
+use super::record::Record;
+use crate::admin::PING_PATH;
+use crate::clock;
+use crate::error::Error;
+use crate::keystore::{KeyStore, KeyStores};
+use crate::operations::{self, Context};
+use crate::sigv4::{self, SignedHead};
+
+/// What a request knows of its connection.
+pub(super) struct Peer {
+    pub(super) state: Arc<State>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) place: Arc<Place>,
+    pub(super) address: SocketAddr,
+}
+
+/// The connection closes without an answer.
+#[derive(Debug)]
+pub(super) struct Close;
+
+impl std::fmt::Display for Close {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection is closed without an answer")
+    }
+}
+
+impl std::error::Error for Close {}
+
+/// Answers one request.
+pub(super) async fn answer(peer: &Peer, request: Request<Incoming>) -> Result<Answer, Close> {
+    let in_flight = peer.activity.begin_request();
+    let mut answer = if request.uri().path() == PING_PATH {
+        answer::ping(peer.state.readiness.is_ready())
+    } else {
+        api(peer, in_flight, request).await?
+    };
+    if peer.activity.is_closing() && answer.version() != Version::HTTP_2 {
+        answer::close(&mut answer);
+    }
+    Ok(answer)
+}
+
+async fn api(peer: &Peer, in_flight: InFlight, request: Request<Incoming>) -> Result<Answer, Close> {
+    let (head, mut body) = request.into_parts();
+    let is_http2 = head.version == Version::HTTP_2;
+    let mut record = Record::begin(&peer.state.metrics, in_flight.first_byte_at, peer.address, is_http2);
+    let steps = steps(peer, &in_flight, &head, &mut body, &mut record);
+    // A panic becomes an answer like any other: it ends neither the connection nor the process.
+    let end = AssertUnwindSafe(steps).catch_unwind().await;
+    if !matches!(end, Ok(Err(BodyEnd::TooSlow))) {
+        body::discard(body, peer.state.limits.max_body_bytes(), peer.state.timeouts.body, in_flight);
+    }
+    match end.unwrap_or(Err(BodyEnd::Refused(Error::Panic))) {
+        Ok(body) => {
+            record.succeed();
+            Ok(answer::ok(body))
+        }
+        Err(BodyEnd::Refused(error)) => {
+            let answer = answer::error(&error);
+            record.fail(error);
+            Ok(answer)
+        }
+        Err(BodyEnd::TooSlow) => {
+            record.close("the body did not come in time");
+            peer.state.metrics.connections_closed.with_label_values(&["slow_body"]).inc();
+            Err(Close)
+        }
+    }
+}
+
+async fn steps(
+    peer: &Peer,
+    in_flight: &InFlight,
+    head: &Parts,
+    body: &mut Incoming,
+    record: &mut Record,
+) -> Result<Vec<u8>, BodyEnd> {
+    let state = &*peer.state;
+    let (store, path) = route(head, &state.stores.load(), record)?;
+    require_post(&head.method)?;
+    let _place = state.in_flight.try_acquire().map_err(|_| Error::TooManyInFlight)?;
+    let gauge = state.metrics.requests_in_flight.clone();
+    gauge.inc();
+    let _count = scopeguard(move || gauge.dec());
+    let signature = sigv4::check_head(signed_head(head), &store.credentials, clock::wall_clock())?;
+    let body = body::read(body, state.limits.max_body_bytes(), state.timeouts.body).await?;
+    record.access_key_id = Some(signature.verify(&body)?.access_key_id);
+    if peer.activity.authenticated() {
+        peer.place.is_no_stranger();
+    }
+    require_quota(&store, path.operation)?;
+    let deadline = in_flight.deadline(&state.timeouts);
+    let mut context =
+        Context { store: &store, deadline, limits: state.limits.sizes, trace: &mut record.trace };
+    Ok(perform(&mut context, state, &path, &body).await?)
+}
+
+/// Path and prefix: 404 for everything that is no path of one of our stores.
+fn route<'a>(
+    head: &'a Parts,
+    stores: &KeyStores,
+    record: &mut Record,
+) -> Result<(Arc<KeyStore>, ApiPath<'a>), Error> {
+    // SPEC(ERR-NAME-008): an invalid path is InvalidUriPathException. A query belongs to no path of ours, and a target
+    // that names a host of its own on HTTP/1.1 is for proxies of another kind.
+    let names_a_host = head.version != Version::HTTP_2 && head.uri.authority().is_some();
+    if head.uri.query().is_some() || names_a_host {
+        return Err(Error::UnknownPath);
+    }
+    let path = ApiPath::parse(head.uri.path()).map_err(|_| Error::UnknownPath)?;
+    let store = stores.find(path.prefix).ok_or(Error::UnknownPath)?;
+    record.operation = Some(path.operation);
+    record.external_key_id.clone_from(&path.external_key_id);
+    record.store = Some(Arc::clone(store));
+    Ok((Arc::clone(store), path))
+}
+
+fn require_post(method: &Method) -> Result<(), Error> {
+    if *method == Method::POST { Ok(()) } else { Err(Error::Method) }
+}
+
+fn require_quota(store: &KeyStore, operation: Operation) -> Result<(), Error> {
+    let is_health = operation == Operation::GetHealthStatus;
+    if store.quota.admits(is_health) { Ok(()) } else { Err(Error::OverQuota) }
+}
+
+fn signed_head(head: &Parts) -> SignedHead<'_> {
+    let authority = (head.version == Version::HTTP_2).then(|| head.uri.authority()).flatten();
+    SignedHead {
+        method: &head.method,
+        path: head.uri.path(),
+        headers: &head.headers,
+        authority: authority.map(http::uri::Authority::as_str),
+    }
+}
+
+async fn perform(
+    context: &mut Context<'_>,
+    state: &State,
+    path: &ApiPath<'_>,
+    body: &Bytes,
+) -> Result<Vec<u8>, Error> {
+    match (path.operation, &path.external_key_id) {
+        (Operation::Encrypt, Some(id)) => answer::encode(&operations::encrypt(context, id, body).await?),
+        (Operation::Decrypt, Some(id)) => answer::encode(&operations::decrypt(context, id, body).await?),
+        (Operation::GetKeyMetadata, Some(id)) => {
+            answer::encode(&operations::get_key_metadata(context, id, body).await?)
+        }
+        (Operation::GetHealthStatus, _) => {
+            answer::encode(&operations::get_health_status(context, state.fleet, body)?)
+        }
+        (_, None) => Err(Error::UnknownPath),
+    }
+}
+
+impl From<Error> for BodyEnd {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<sigv4::AuthenticationFault> for BodyEnd {
+    fn from(fault: sigv4::AuthenticationFault) -> Self {
+        Self::Refused(fault.into())
+    }
+}
+
+/// Runs `end` when dropped.
+fn scopeguard<F: FnOnce()>(end: F) -> impl Drop {
+    struct Guard<F: FnOnce()>(Option<F>);
+    impl<F: FnOnce()> Drop for Guard<F> {
+        fn drop(&mut self) {
+            if let Some(end) = self.0.take() {
+                end();
+            }
+        }
+    }
+    Guard(Some(end))
+}

@@ -1,0 +1,132 @@
+//! The TLS side of the listener: four cipher suites, several certificates, ALPN.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
+use thiserror::Error;
+
+/// ALPN names, the preferred first.
+pub const ALPN_HTTP2: &[u8] = b"h2";
+/// HTTP/1.1.
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// A certificate chain and its private key, in PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The server's certificate first, then the intermediate ones.
+    pub chain_file: PathBuf,
+    /// The private key: PKCS#8, PKCS#1 or SEC1.
+    pub key_file: PathBuf,
+}
+
+/// Builds the listener's configuration. Nothing is shared with an earlier one, tickets included, so that a client that
+/// was admitted under old rules cannot resume under new ones.
+///
+/// # Errors
+/// Every [`TlsFault`] of every certificate.
+pub fn server_config(certificates: &[CertificateFiles]) -> Result<ServerConfig, Vec<TlsFault>> {
+    let provider = Arc::new(provider());
+    let mut keys = Vec::with_capacity(certificates.len());
+    let mut faults = Vec::new();
+    for files in certificates {
+        match certified_key(files, &provider) {
+            Ok(key) => keys.push(Arc::new(key)),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if keys.is_empty() && faults.is_empty() {
+        faults.push(TlsFault::NoCertificate);
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    // SPEC(TRANS-TLS-001): TLS 1.2 or later.
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|_| vec![TlsFault::Provider])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Certificates(keys)));
+    // SPEC(TRANS-HTTP-002): MUST be able to fall back to HTTP/1.1.
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|_| vec![TlsFault::Provider])?;
+    Ok(config)
+}
+
+/// When the server's certificate in a chain file begins and ends to be valid, in seconds since 1970.
+///
+/// # Errors
+/// [`TlsFault::Chain`] where the file holds no certificate.
+pub fn validity_unix_secs(chain_file: &Path) -> Result<(i64, i64), TlsFault> {
+    let chain = chain(chain_file)?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(chain[0].as_ref())
+        .map_err(|_| TlsFault::Chain(chain_file.to_owned()))?;
+    let validity = certificate.validity();
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
+/// aws-lc-rs with the specification's four cipher suites and no other.
+fn provider() -> CryptoProvider {
+    use aws_lc_rs::cipher_suite as suite;
+    // SPEC(TRANS-CIPHER-001): at least one of these four suites.
+    let cipher_suites = vec![
+        suite::TLS13_AES_256_GCM_SHA384,
+        suite::TLS13_CHACHA20_POLY1305_SHA256,
+        suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ];
+    CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() }
+}
+
+fn certified_key(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsFault> {
+    let chain = chain(&files.chain_file)?;
+    let unreadable_key = || TlsFault::Key(files.key_file.clone());
+    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|_| unreadable_key())?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => TlsFault::Mismatch(files.clone()),
+        rustls::Error::InvalidCertificate(_) => TlsFault::Chain(files.chain_file.clone()),
+        _ => unreadable_key(),
+    })
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
+    let unreadable = || TlsFault::Chain(path.to_owned());
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|_| unreadable())?;
+    let chain = certificates.collect::<Result<Vec<_>, _>>().map_err(|_| unreadable())?;
+    if chain.is_empty() { Err(unreadable()) } else { Ok(chain) }
+}
+
+/// Chooses among several certificates by what the client can verify, so that RSA and ECDSA are both served.
+#[derive(Debug)]
+struct Certificates(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let schemes = hello.signature_schemes();
+        self.0.iter().find(|certified| certified.key.choose_scheme(schemes).is_some()).cloned()
+    }
+}
+
+/// Why there is no TLS configuration. Names files, never what is in them.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TlsFault {
+    /// Nothing is configured.
+    #[error("no certificate is configured")]
+    NoCertificate,
+    /// A chain file is not one.
+    #[error("cannot read a PEM certificate chain from {}", .0.display())]
+    Chain(PathBuf),
+    /// A key file is not one.
+    #[error("cannot read a PEM private key (PKCS#8, PKCS#1 or SEC1) from {}", .0.display())]
+    Key(PathBuf),
+    /// Key and certificate do not belong together.
+    #[error("the private key {} does not belong to the first certificate of {}", .0.key_file.display(), .0.chain_file.display())]
+    Mismatch(CertificateFiles),
+    /// The cryptography library refused to work.
+    #[error("the TLS library cannot be set up")]
+    Provider,
+}
