@@ -1,0 +1,246 @@
+//! A client over real TLS: HTTP/1.1 and HTTP/2, and raw bytes for what no HTTP library would send.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::pki::Pki;
+use crate::request::XksRequest;
+
+/// Which HTTP to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http {
+    /// HTTP/1.1.
+    One,
+    /// HTTP/2.
+    Two,
+}
+
+impl Http {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::One, Self::Two];
+}
+
+/// An answer, read whole.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {} {:?}", self.status, self.body))
+    }
+
+    /// Status and errorName.
+    #[must_use]
+    pub fn error(&self) -> (u16, String) {
+        let name = self.json()["errorName"].as_str().unwrap_or("no errorName").to_owned();
+        (self.status.as_u16(), name)
+    }
+
+    /// The body of a successful answer.
+    ///
+    /// # Panics
+    /// If it is none.
+    #[must_use]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{:?}", self.body);
+        self.json()
+    }
+}
+
+/// A TLS configuration that trusts the test CA and offers one protocol.
+#[must_use]
+pub fn tls_config(http: Http) -> ClientConfig {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(Pki::shared().roots())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![match http {
+        Http::One => b"http/1.1".to_vec(),
+        Http::Two => b"h2".to_vec(),
+    }];
+    config
+}
+
+/// A TLS stream to the proxy.
+///
+/// # Errors
+/// When the connection or the handshake fails.
+pub async fn tls(address: SocketAddr, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+enum Sender {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
+}
+
+/// A connection that carries requests.
+pub struct Connection {
+    sender: Sender,
+    /// What the `host` header, or `:authority`, says.
+    pub authority: String,
+}
+
+impl Connection {
+    /// Connects and agrees on `http`.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub async fn open(address: SocketAddr, http: Http) -> Self {
+        Self::try_open(address, http).await.unwrap()
+    }
+
+    /// The same, for tests that expect failure.
+    ///
+    /// # Errors
+    /// When the connection or the handshake fails.
+    pub async fn try_open(address: SocketAddr, http: Http) -> std::io::Result<Self> {
+        let io = TokioIo::new(tls(address, tls_config(http)).await?);
+        let sender = match http {
+            Http::One => {
+                let (sender, connection) = http1::handshake(io).await.map_err(std::io::Error::other)?;
+                tokio::spawn(connection);
+                Sender::One(sender)
+            }
+            Http::Two => {
+                let handshake = http2::handshake(TokioExecutor::new(), io).await;
+                let (sender, connection) = handshake.map_err(std::io::Error::other)?;
+                tokio::spawn(connection);
+                Sender::Two(sender)
+            }
+        };
+        Ok(Self { sender, authority: format!("localhost:{}", address.port()) })
+    }
+
+    /// Sends a request and reads its answer.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn send(&mut self, request: &XksRequest) -> Answer {
+        self.try_send(request).await.unwrap()
+    }
+
+    /// The same, for tests that expect failure.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn try_send(&mut self, request: &XksRequest) -> hyper::Result<Answer> {
+        self.try_send_http(self.http_request(request)).await
+    }
+
+    /// The request as it would be sent, signed.
+    #[must_use]
+    pub fn http_request(&self, request: &XksRequest) -> Request<Full<Bytes>> {
+        let url = format!("https://{}{}", self.authority, request.path);
+        let mut built = Request::builder().method(request.method.clone());
+        match &self.sender {
+            Sender::One(_) => {
+                built = built.uri(request.path.as_str()).header("host", &self.authority);
+            }
+            Sender::Two(_) => built = built.uri(&url),
+        }
+        let headers: Vec<_> = request.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        for (name, value) in &headers {
+            built = built.header(*name, *value);
+        }
+        if let Some(signing) = &request.signing {
+            for (name, value) in signing.headers(request.method.as_str(), &url, &headers, &request.body) {
+                built = built.header(name, value);
+            }
+        }
+        built.body(Full::new(Bytes::from(request.body.clone()))).unwrap()
+    }
+
+    /// Sends what a test has built.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn try_send_http(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Answer> {
+        let answer = match &mut self.sender {
+            Sender::One(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+            Sender::Two(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+        };
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+
+    /// Whether the connection has been closed by the other side.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::One(sender) => sender.is_closed(),
+            Sender::Two(sender) => sender.is_closed(),
+        }
+    }
+}
+
+/// The bytes of an HTTP/1.1 request, signed, for tests that send it piece by piece.
+#[must_use]
+pub fn raw_http1(request: &XksRequest, authority: &str) -> Vec<u8> {
+    let url = format!("https://{authority}{}", request.path);
+    let headers: Vec<_> = request.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut text = format!("{} {} HTTP/1.1\r\nhost: {authority}\r\n", request.method, request.path);
+    for (name, value) in &headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if let Some(signing) = &request.signing {
+        for (name, value) in signing.headers(request.method.as_str(), &url, &headers, &request.body) {
+            text.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
+        }
+    }
+    text.push_str(&format!("content-length: {}\r\n\r\n", request.body.len()));
+    [text.into_bytes(), request.body.clone()].concat()
+}
+
+/// GET over plain HTTP.
+///
+/// # Panics
+/// If there is no answer.
+pub async fn plain_get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
