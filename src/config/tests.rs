@@ -1,1 +1,192 @@
+//! The example loads, and every kind of fault is reported with its place.
 
+use std::path::Path;
+
+use tempfile::TempDir;
+use xks_harness::Pki;
+
+use super::*;
+use crate::hsm::TokenSelector;
+
+const EXAMPLE: &str = include_str!("../../deploy/xks-proxy.example.toml");
+const SECRET: &str = "s3cr3t+s3cr3t+s3cr3t+s3cr3t+s3cr3t+s3cr3t+s3";
+
+/// A folder with everything that the example names.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = folder.path().join("tls");
+    std::fs::create_dir(&tls).unwrap();
+    let pki = Pki::shared();
+    for (name, content) in [
+        ("tls/server-ecdsa.pem", &pki.ecdsa.certificate),
+        ("tls/server-ecdsa.key", &pki.ecdsa.key),
+        ("tls/server-rsa.pem", &pki.rsa.certificate),
+        ("tls/server-rsa.key", &pki.rsa.key),
+        ("pin", &"1234\n".to_owned()),
+        ("payments.secret", &SECRET.to_owned()),
+        ("tenants.secret", &SECRET.replace('s', "t")),
+    ] {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    folder
+}
+
+fn parse(source: &str) -> Result<Config, Vec<String>> {
+    let folder = folder();
+    Config::parse(source, folder.path()).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn the_example_loads() {
+    let config = parse(EXAMPLE).unwrap();
+    assert_eq!(config.listen.port(), 443);
+    assert_eq!(config.admin_listen, DEFAULT_ADMIN_LISTEN);
+    assert_eq!(config.ping_listen.unwrap().port(), 8080);
+    assert_eq!(config.limits.sizes.max_plaintext_bytes, 4300);
+    assert_eq!(config.timeouts.request.as_millis(), 200);
+    assert_eq!(config.timeouts.first_request_answer.as_millis(), 145);
+    assert_eq!(config.timeouts.lame_duck.as_secs(), 30);
+    assert_eq!(config.tokens[0].selector, TokenSelector::Label("xks".into()));
+    assert_eq!(config.stores.len(), 2);
+    assert_eq!(config.stores[0].requests_per_second.get(), 1800);
+}
+
+/// What the example shows as a default is the default.
+#[test]
+fn the_defaults_shown_in_the_example_are_the_defaults() {
+    let uncommented: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            // A commented key, not prose: a word, =, a value; alternatives of what is given above stay out.
+            Some(rest)
+                if rest.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+                    && !rest.starts_with("serial")
+                    && !rest.starts_with("slot_id") =>
+            {
+                format!("{rest}\n")
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let folder = folder();
+    let shown = Config::parse(&uncommented, folder.path()).unwrap();
+    let default = Config::parse(EXAMPLE, folder.path()).unwrap();
+    assert_eq!(shown.limits, default.limits);
+    assert_eq!(shown.timeouts, default.timeouts);
+    assert_eq!(shown.fleet, default.fleet);
+    assert_eq!(shown.admin_listen, default.admin_listen);
+    assert_eq!(shown.log_level, default.log_level);
+    assert_eq!(format!("{:?}", shown.tokens), format!("{:?}", default.tokens));
+    assert_eq!(shown.stores[0].requests_per_second, default.stores[0].requests_per_second);
+    assert_eq!(shown.stores[0].burst, default.stores[0].burst);
+    assert_eq!(shown.stores[0].is_enabled, default.stores[0].is_enabled);
+}
+
+/// A change to the example, and what the report must say of it.
+#[test]
+fn every_fault_is_reported_with_its_place() {
+    for (from, to, expected) in [
+        ("listen = \"0.0.0.0:443\"", "listen = \"443\"", "server.listen: must be an address and a port"),
+        ("listen = \"0.0.0.0:443\"", "", "server: listen is missing"),
+        ("# fleet_size = 1", "fleet_size = 0", "server.fleet_size: must be a whole number from 1 to 1000"),
+        ("# lame_duck_secs = 30", "lame_duck_sec = 3", "server: unknown key; did you mean lame_duck_secs?"),
+        ("# max_plaintext_bytes = 4300", "max_plaintext_bytes = 4299", "server.limits.max_plaintext_bytes: must be"),
+        ("# max_aad_bytes = 8192", "max_aad_bytes = 65536", "server.limits.max_aad_bytes: must be"),
+        ("# answer_ms = 200", "answer_ms = \"200\"", "server.timeouts.answer_ms: must be a whole number"),
+        ("tls/server-rsa.key", "tls/server-ecdsa.key", "server.certificates: the private key"),
+        ("tls/server-rsa.pem", "tls/absent.pem", "server.certificates: cannot read a PEM certificate chain"),
+        ("# level = \"info\"", "level = \"loud\"", "log.level: must be one of \"error\", \"warn\""),
+        ("label = \"xks\"", "", "tokens[0]: exactly one of label, serial and slot_id"),
+        ("# slot_id = 0", "slot_id = 0", "tokens[0]: exactly one of label, serial and slot_id"),
+        ("file = \"pin\"", "file = \"absent\"", "tokens[0].pin: cannot read the secret file"),
+        ("file = \"pin\"", "environment = \"XKS_ABSENT\"", "tokens[0].pin: the environment variable XKS_ABSENT"),
+        ("file = \"pin\"", "systemd_credential = \"pin\"", "tokens[0].pin: the systemd credential pin"),
+        ("{ file = \"pin\" }", "{ }", "tokens[0].pin: must be a string, or exactly one of"),
+        ("# iv_source = \"os\"", "iv_source = \"dice\"", "tokens[0].iv_source: must be one of \"os\", \"token\""),
+        ("# user_type = \"user\"", "user_type = \"root\"", "tokens[0].user_type: must be one of \"user\""),
+        ("\"/payments\"", "\"payments\"", "stores[0].uri_path_prefix: is empty, or starts with a slash"),
+        ("\"/payments\"", "\"/pay ments\"", "stores[0].uri_path_prefix: may hold only"),
+        ("\"/payments\"", "\"/tenants\"", "stores[1]: another store has this uri_path_prefix"),
+        ("name = \"tenants\"", "name = \"payments\"", "stores[1]: another store has this name"),
+        ("tokens = [\"main\"]", "tokens = [\"other\"]", "stores[0].tokens[0]: no token with this name"),
+        ("authorization = \"none\"", "", "stores[0]: authorization is missing"),
+        ("authorization = \"none\"", "authorization = \"off\"", "stores[0].authorization: must be one of \"none\""),
+        ("PAYMENTSEXAMPLE234567ABCDE", "PAYMENTS", "stores[0].credentials[0].access_key_id: an access key id is 20 to 30"),
+        ("PAYMENTSEXAMPLE234567ABCDE", "TENANTSEXAMPLE234567ABCDEF", "this access key id is already in use"),
+        ("file = \"payments.secret\"", "file = \"pin\"", "secret_access_key: a secret access key is 43 to 64"),
+        ("\"ledger\"", "\"led/ger\"", "external_key_id: an external key id is 1 to 128"),
+        ("\"ledger\"", "\"cards\"", "stores[0].keys[1]: this external_key_id is listed twice"),
+        ("# version = 1", "version = 0", "stores[0].keys[0].version: must be a whole number from 1 to 4294967295"),
+        ("cka_id = \"0a1b2c\"", "cka_id = \"0a1b2\"", "stores[0].keys[1].cka_id: must be the bytes of CKA_ID"),
+        ("cka_id = \"0a1b2c\"", "", "stores[0].keys[1]: exactly one of label and cka_id"),
+        ("cka_id = \"0a1b2c\"", "label = \"ledger-2026\"", "already reached as another external key"),
+        ("cka_id = \"0a1b2c\"", "label = \"xks-health\"", "this label is that of the token's health key"),
+        ("label = \"ledger-2026\"", "label = \"tenant-a\"", "this rule reaches keys that another store"),
+        ("[[stores.keys]]\nexternal_key_id = \"cards\"", "[[stores.key]]\nexternal_key_id = \"cards\"", "did you mean keys?"),
+    ] {
+        let changed = EXAMPLE.replacen(from, to, 1);
+        assert_ne!(changed, EXAMPLE, "{from}");
+        let faults = parse(&changed).map(|_| ()).unwrap_err();
+        assert!(faults.iter().any(|fault| fault.contains(expected)), "{expected}\n{faults:#?}");
+        assert!(faults.iter().all(|fault| fault.starts_with("line ")), "{faults:#?}");
+    }
+}
+
+#[test]
+fn all_faults_come_in_one_report_from_top_to_bottom() {
+    let changed = EXAMPLE
+        .replace("0.0.0.0:443", "nowhere")
+        .replace("# max_in_flight = 1024", "max_in_flight = 0")
+        .replace("label = \"xks\"", "")
+        .replace("/payments\"", "/payments/\"")
+        .replace("\"eu-central-1\"", "7");
+    let faults = parse(&changed).map(|_| ()).unwrap_err();
+    let lines: Vec<usize> =
+        faults.iter().map(|fault| fault.split(' ').nth(1).unwrap().parse().unwrap()).collect();
+    assert!(lines.len() >= 5, "{faults:#?}");
+    assert!(lines.is_sorted(), "{faults:#?}");
+}
+
+#[test]
+fn no_report_quotes_the_file() {
+    for (from, to) in [
+        ("{ file = \"payments.secret\" }", "\"hunter2-hunter2\""),
+        ("{ file = \"payments.secret\" }", "hunter2"),
+        ("{ file = \"payments.secret\" }", "{ file = \"payments.secret\", hunter2 = \"hunter2\" }"),
+        ("{ file = \"payments.secret\" }", "\"hunter2"),
+        ("{ file = \"pin\" }", "[ \"hunter2\" ]"),
+        ("access_key_id = \"PAYMENTSEXAMPLE234567ABCDE\"", "hunter2 = 1"),
+        ("uri_path_prefix = \"/payments\"", "uri_path_prefix = \"hunter2\""),
+    ] {
+        let changed = EXAMPLE.replace(from, to);
+        assert_ne!(changed, EXAMPLE);
+        let faults = parse(&changed).map(|_| ()).unwrap_err();
+        assert!(!faults.is_empty());
+        assert!(!faults.iter().any(|fault| fault.contains("hunter2")), "{faults:#?}");
+    }
+}
+
+#[test]
+fn syntax_errors_have_places_too() {
+    let faults = parse("[server\nlisten = 1\nlisten = 2\n").map(|_| ()).unwrap_err();
+    assert!(faults[0].starts_with("line 1 column "), "{faults:#?}");
+}
+
+#[test]
+fn a_missing_file_is_said_to_be_missing() {
+    let error = Config::load(Path::new("/nonexistent/xks-proxy.toml")).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/xks-proxy.toml"), "{error}");
+}
+
+#[test]
+fn a_store_whose_own_rule_reaches_a_listed_key_under_another_name_is_refused() {
+    let listed = "key_rule = { label_prefix = \"tenant-\" }\nkeys = [{ external_key_id = \"ID\", label = \"tenant-a\" }]";
+    let with_id = |id: &str| {
+        let keys = listed.replace("ID", id);
+        parse(&EXAMPLE.replace("key_rule = { label_prefix = \"tenant-\" }", &keys))
+    };
+    // The same name: the entry says more of the key than the rule can, such as that it is disabled.
+    assert!(with_id("a").is_ok());
+    let faults = with_id("b").map(|_| ()).unwrap_err();
+    assert!(faults[0].contains("the store's key_rule reaches this key too"), "{faults:#?}");
+}
