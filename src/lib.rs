@@ -12,7 +12,8 @@
 //! | 5 | [`operations`] |
 //! | 6 | [`server`] |
 //! | 7 | [`config`] |
-//! | 8 | [`app`], [`cli`] |
+//! | 8 | [`app`] |
+//! | 9 | [`cli`] |
 #![warn(clippy::disallowed_methods)]
 
 pub mod admin;
