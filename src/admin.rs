@@ -85,6 +85,7 @@ pub fn router(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> Router {
         .layer(CatchPanicLayer::new())
 }
 
+// SPEC(OPS-LB-001, OPS-LB-002): MUST implement the health checks of load balancers: an unsigned GET, 200 while fit to serve.
 /// `/ping` and nothing else, for the plain listener of load balancers.
 pub fn ping_router(readiness: Arc<Readiness>) -> Router {
     let ping = async |State(readiness): State<Arc<Readiness>>| ping_answer(readiness.is_ready());

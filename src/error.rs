@@ -90,6 +90,8 @@ impl Error {
     /// The one map to the wire (section Error codes).
     #[must_use]
     pub fn to_wire(&self) -> WireError {
+        // SPEC(ERR-KEY-001, ERR-THROTTLE-001, ERR-THROTTLE-002, ERR-TIMEOUT-001, ERR-INTERNAL-001, ERR-UNSUPPORTED-001): one
+        // name for each scenario of the table.
         let (name, message) = match self {
             Self::UnknownPath => (
                 ErrorName::InvalidUriPathException,

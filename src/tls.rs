@@ -45,13 +45,13 @@ pub fn server_config(certificates: &[CertificateFiles]) -> Result<ServerConfig, 
     if !faults.is_empty() {
         return Err(faults);
     }
-    // SPEC(TRANS-TLS-001): TLS 1.2 or later.
+    // SPEC(TRANS-TLS-001): TLS 1.2 or later. SPEC(TRANS-CERT-001): the certificate proves who this is.
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|_| vec![TlsFault::Provider])?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Certificates(keys)));
-    // SPEC(TRANS-HTTP-002): MUST be able to fall back to HTTP/1.1.
+    // SPEC(TRANS-HTTP-002, TRANS-ALPN-001): HTTP/1.1 or later; MUST be able to fall back to HTTP/1.1.
     config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|_| vec![TlsFault::Provider])?;
     Ok(config)

@@ -89,7 +89,7 @@ pub(super) fn new(args: &NewArgs) -> u8 {
 fn generate() -> Result<(AccessKeyId, SecretAccessKey), getrandom::Error> {
     let mut id = [0; GENERATED_ACCESS_KEY_ID_CHARS];
     let mut secret = [0; GENERATED_SECRET_CHARS];
-    // SPEC(AUTH-CRED-007): the id reveals nothing of the secret: the two are drawn apart.
+    // SPEC(AUTH-CRED-009, AUTH-CRED-011): the id is random and reveals nothing of the secret: they are drawn apart.
     getrandom::fill(&mut id)?;
     getrandom::fill(&mut secret)?;
     Ok((AccessKeyId::from_random(id), SecretAccessKey::from_random(secret)))
@@ -119,7 +119,7 @@ fn render(format: Format, args: &NewArgs, id: &AccessKeyId, secret: &SecretAcces
         Format::Toml => {
             format!("[[stores.credentials]]\naccess_key_id = \"{id}\"\nsecret_access_key = \"{secret}\"")
         }
-        // SPEC(OPS-CONSOLE-001): the file that the KMS console takes.
+        // SPEC(OPS-CONSOLE-001, OPS-CONSOLE-003): the file that the KMS console takes.
         Format::ConsoleJson => pretty(&json!({
             "XksProxyUriPath": uri_path,
             "XksProxyAuthenticationCredential": credential,

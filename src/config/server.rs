@@ -75,7 +75,7 @@ fn read_limits(mut limits: Section<'_>) -> Limits {
     let plaintext_bytes = MIN_SUPPORTED_PLAINTEXT_BYTES as u64;
     let aad_bytes = MIN_SUPPORTED_AAD_BYTES as u64;
     let sizes = SizeLimits {
-        // SPEC(ENC-SIZE-001): MUST take 4300 bytes of plaintext. SPEC(ENC-SIZE-003): MUST take 8192 bytes of AAD.
+        // SPEC(ENC-SIZE-001, DEC-SIZE-001): MUST take 4300 bytes. SPEC(ENC-AAD-005, DEC-AAD-005): MUST take 8192.
         max_plaintext_bytes: limits.size(
             "max_plaintext_bytes",
             plaintext_bytes..=MAX_PLAINTEXT_BYTES,

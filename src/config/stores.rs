@@ -79,7 +79,8 @@ fn read_one(
         Some(region) => region.map(|region| Some(region.into())),
         None => Some(None),
     };
-    let credentials = read_credentials(table, folder, region.as_ref().and_then(Option::as_deref), access_key_ids);
+    let credentials =
+        read_credentials(table, folder, region.as_ref().and_then(Option::as_deref), access_key_ids);
     let keys = read_keys(table, token, reached);
     let requests_per_second = table
         .take("requests_per_second")
@@ -142,7 +143,7 @@ fn read_credentials(
             continue;
         };
         if !access_key_ids.insert(id.clone()) {
-            // SPEC(AUTH-CRED-006): an access key id names one secret without ambiguity.
+            // SPEC(AUTH-CRED-010): an access key id MUST identify one secret without ambiguity.
             id_value.iter().for_each(|value| value.fault("this access key id is already in use"));
             is_whole = false;
             continue;
@@ -179,6 +180,7 @@ fn read_keys(
     let keys = table.take("keys");
     for mut entry in keys.iter().flat_map(Value::array).filter_map(|value| value.table()) {
         match read_key(&mut entry, token, reached, rule.as_ref()) {
+            // SPEC(URI-KEYID-001): no two keys of a store have the same id.
             Some((id, _)) if listed.contains_key(&id) => entry.fault("this external_key_id is listed twice"),
             Some((id, key)) => drop(listed.insert(id, Arc::new(key))),
             None => is_whole = false,

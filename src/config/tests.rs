@@ -59,7 +59,9 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
         .map(|line| match line.strip_prefix("# ") {
             // A commented key, not prose: a word, =, a value; alternatives of what is given above stay out.
             Some(rest)
-                if rest.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+                if rest
+                    .split_once(" = ")
+                    .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
                     && !rest.starts_with("serial")
                     && !rest.starts_with("slot_id") =>
             {
@@ -90,7 +92,11 @@ fn every_fault_is_reported_with_its_place() {
         ("listen = \"0.0.0.0:443\"", "", "server: listen is missing"),
         ("# fleet_size = 1", "fleet_size = 0", "server.fleet_size: must be a whole number from 1 to 1000"),
         ("# lame_duck_secs = 30", "lame_duck_sec = 3", "server: unknown key; did you mean lame_duck_secs?"),
-        ("# max_plaintext_bytes = 4300", "max_plaintext_bytes = 4299", "server.limits.max_plaintext_bytes: must be"),
+        (
+            "# max_plaintext_bytes = 4300",
+            "max_plaintext_bytes = 4299",
+            "server.limits.max_plaintext_bytes: must be",
+        ),
         ("# max_aad_bytes = 8192", "max_aad_bytes = 65536", "server.limits.max_aad_bytes: must be"),
         ("# answer_ms = 200", "answer_ms = \"200\"", "server.timeouts.answer_ms: must be a whole number"),
         ("tls/server-rsa.key", "tls/server-ecdsa.key", "server.certificates: the private key"),
@@ -99,10 +105,18 @@ fn every_fault_is_reported_with_its_place() {
         ("label = \"xks\"", "", "tokens[0]: exactly one of label, serial and slot_id"),
         ("# slot_id = 0", "slot_id = 0", "tokens[0]: exactly one of label, serial and slot_id"),
         ("file = \"pin\"", "file = \"absent\"", "tokens[0].pin: cannot read the secret file"),
-        ("file = \"pin\"", "environment = \"XKS_ABSENT\"", "tokens[0].pin: the environment variable XKS_ABSENT"),
+        (
+            "file = \"pin\"",
+            "environment = \"XKS_ABSENT\"",
+            "tokens[0].pin: the environment variable XKS_ABSENT",
+        ),
         ("file = \"pin\"", "systemd_credential = \"pin\"", "tokens[0].pin: the systemd credential pin"),
         ("{ file = \"pin\" }", "{ }", "tokens[0].pin: must be a string, or exactly one of"),
-        ("# iv_source = \"os\"", "iv_source = \"dice\"", "tokens[0].iv_source: must be one of \"os\", \"token\""),
+        (
+            "# iv_source = \"os\"",
+            "iv_source = \"dice\"",
+            "tokens[0].iv_source: must be one of \"os\", \"token\"",
+        ),
         ("# user_type = \"user\"", "user_type = \"root\"", "tokens[0].user_type: must be one of \"user\""),
         ("\"/payments\"", "\"payments\"", "stores[0].uri_path_prefix: is empty, or starts with a slash"),
         ("\"/payments\"", "\"/pay ments\"", "stores[0].uri_path_prefix: may hold only"),
@@ -110,19 +124,43 @@ fn every_fault_is_reported_with_its_place() {
         ("name = \"tenants\"", "name = \"payments\"", "stores[1]: another store has this name"),
         ("tokens = [\"main\"]", "tokens = [\"other\"]", "stores[0].tokens[0]: no token with this name"),
         ("authorization = \"none\"", "", "stores[0]: authorization is missing"),
-        ("authorization = \"none\"", "authorization = \"off\"", "stores[0].authorization: must be one of \"none\""),
-        ("PAYMENTSEXAMPLE234567ABCDE", "PAYMENTS", "stores[0].credentials[0].access_key_id: an access key id is 20 to 30"),
+        (
+            "authorization = \"none\"",
+            "authorization = \"off\"",
+            "stores[0].authorization: must be one of \"none\"",
+        ),
+        (
+            "PAYMENTSEXAMPLE234567ABCDE",
+            "PAYMENTS",
+            "stores[0].credentials[0].access_key_id: an access key id is 20 to 30",
+        ),
         ("PAYMENTSEXAMPLE234567ABCDE", "TENANTSEXAMPLE234567ABCDEF", "this access key id is already in use"),
-        ("file = \"payments.secret\"", "file = \"pin\"", "secret_access_key: a secret access key is 43 to 64"),
+        (
+            "file = \"payments.secret\"",
+            "file = \"pin\"",
+            "secret_access_key: a secret access key is 43 to 64",
+        ),
         ("\"ledger\"", "\"led/ger\"", "external_key_id: an external key id is 1 to 128"),
         ("\"ledger\"", "\"cards\"", "stores[0].keys[1]: this external_key_id is listed twice"),
-        ("# version = 1", "version = 0", "stores[0].keys[0].version: must be a whole number from 1 to 4294967295"),
-        ("cka_id = \"0a1b2c\"", "cka_id = \"0a1b2\"", "stores[0].keys[1].cka_id: must be the bytes of CKA_ID"),
+        (
+            "# version = 1",
+            "version = 0",
+            "stores[0].keys[0].version: must be a whole number from 1 to 4294967295",
+        ),
+        (
+            "cka_id = \"0a1b2c\"",
+            "cka_id = \"0a1b2\"",
+            "stores[0].keys[1].cka_id: must be the bytes of CKA_ID",
+        ),
         ("cka_id = \"0a1b2c\"", "", "stores[0].keys[1]: exactly one of label and cka_id"),
         ("cka_id = \"0a1b2c\"", "label = \"ledger-2026\"", "already reached as another external key"),
         ("cka_id = \"0a1b2c\"", "label = \"xks-health\"", "this label is that of the token's health key"),
         ("label = \"ledger-2026\"", "label = \"tenant-a\"", "this rule reaches keys that another store"),
-        ("[[stores.keys]]\nexternal_key_id = \"cards\"", "[[stores.key]]\nexternal_key_id = \"cards\"", "did you mean keys?"),
+        (
+            "[[stores.keys]]\nexternal_key_id = \"cards\"",
+            "[[stores.key]]\nexternal_key_id = \"cards\"",
+            "did you mean keys?",
+        ),
     ] {
         let changed = EXAMPLE.replacen(from, to, 1);
         assert_ne!(changed, EXAMPLE, "{from}");

@@ -100,6 +100,7 @@ impl KeyIndex {
         match self.found.load().get(locator)? {
             Found::One(entry) if entry.epoch == epoch => Some(Ok(Arc::clone(entry))),
             Found::One(_) => None,
+            // SPEC(URI-KEYID-005): an id MUST identify one key without ambiguity.
             Found::Many(count) => Some(Err(HsmError::KeyAmbiguous { count: *count })),
         }
     }

@@ -75,7 +75,7 @@ impl Lane {
             Ok(Sealed { iv: iv.to_vec(), ciphertext_and_tag })
         });
         let sealed = sealed.map_err(|failure| self.error(failure))?;
-        // INVARIANT of the product: no ciphertext leaves under an IV that is zero or was the one before.
+        // SPEC(ENC-IV-001): MUST be 12 or 16 bytes. INVARIANT of the product: no ciphertext leaves under an IV that is zero or was the one before.
         if key.ivs.accepts(&sealed.iv) { Ok(sealed) } else { Err(HsmError::UnsafeIv) }
     }
 

@@ -80,7 +80,7 @@ pub(super) enum ProbeKey {
 impl ProbeKey {
     /// Finds the health key, or makes a session key. The error is why neither was to be had.
     pub(super) fn find_or_make(session: &Session, label: &str) -> Result<Self, Error> {
-        // SPEC(HEALTH-KEY-001): SHOULD probe with a test key that belongs to no KMS key.
+        // SPEC(HEALTH-DEEP-004, HEALTH-DEEP-005): SHOULD probe with a test key, never one of a KMS key.
         if let Some(handle) = keys::find_by_label(session, label)? {
             return Ok(Self::Token(handle));
         }
@@ -109,7 +109,7 @@ pub(super) fn probe(
     session: &Session,
     key: &ProbeKey,
 ) -> Result<(), (&'static str, RvError)> {
-    // SPEC(HEALTH-DEEP-001): SHOULD verify that the key manager can perform cryptographic operations.
+    // SPEC(HEALTH-DEEP-001, HEALTH-DEEP-002, HEALTH-DEEP-003): SHOULD do cryptography, not just reach the key manager.
     let gcm = &connection.module.gcm;
     let mut iv = [0; 12];
     getrandom::fill(&mut iv).map_err(|_| ("getrandom", RvError::RandomNoRng))?;

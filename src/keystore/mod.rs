@@ -81,7 +81,7 @@ impl StoreQuota {
     /// Whether one more request is within the quota; counts it if so.
     #[must_use]
     pub fn admits(&self, is_health: bool) -> bool {
-        // SPEC(URI-PATH-004): MAY have independent quotas on each path prefix.
+        // SPEC(URI-QUOTA-001): MAY have independent quotas on each path prefix.
         let bucket = if is_health { &self.health } else { &self.requests };
         bucket.check().is_ok()
     }

@@ -3,6 +3,7 @@
 //! Fixed for ever: a format byte, then, for format 1, the key version's number in four bytes, big-endian. On decrypt it
 //! alone selects version and framing.
 
+// SPEC(ENC-FRAME-004): SHOULD mark how the authenticated data was made.
 /// The format byte of what this release makes: the specification's AAD framing.
 const FORMAT: u8 = 1;
 

@@ -35,14 +35,16 @@ pub async fn decrypt(
     let attributes = context.look_up(version.as_ref().copied().unwrap_or(&key.primary)).await?;
     context.require_enabled(&key)?;
     let attributes = attributes?;
-    // SPEC(ERR-NAME-004): a key that does not support the operation is InvalidKeyUsageException.
+    // SPEC(ERR-USAGE-002): a key that does not support the operation is InvalidKeyUsageException.
     require_aes_256(&attributes)?;
     require_usage(attributes.usages.decrypt, "CKA_DECRYPT")?;
     let version = version?;
 
     context.trace.key_version = Some(version.number);
-    // SPEC(DEC-CTMD-002): MUST detect ciphertext metadata that was changed.
+    // SPEC(DEC-CTMD-003, DEC-AAD-004): MUST detect ciphertext metadata and AAD that were changed.
     let framed = frame_aad(&request.aad, &request.ciphertext_metadata).ok_or(Error::Hsm(HsmError::Worker))?;
+    // SPEC(DEC-GCM-001): AES-GCM under the external key. SPEC(DEC-RESP-002): what Encrypt made decrypts.
+    // SPEC(DEC-CIPHERTEXT-001, DEC-IV-001, DEC-TAG-002, DEC-AAD-006): anything else is InvalidCiphertextException.
     let sealed = Sealed { iv: request.iv, ciphertext_and_tag: request.ciphertext_and_tag };
     let outcome =
         context.store.hsm.decrypt(&version.locator, Arc::new(sealed), framed.into(), context.deadline).await;

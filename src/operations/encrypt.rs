@@ -29,7 +29,7 @@ pub async fn encrypt(
     let attributes = context.look_up(&key.primary).await?;
     context.require_enabled(&key)?;
     let attributes = attributes?;
-    // SPEC(ERR-NAME-004): a key that does not support the operation is InvalidKeyUsageException.
+    // SPEC(ERR-USAGE-001): a key that does not support the operation is InvalidKeyUsageException.
     require_aes_256(&attributes)?;
     require_usage(attributes.usages.encrypt, "CKA_ENCRYPT")?;
     // A ciphertext is assured to decrypt only where this key may decrypt it.
@@ -37,8 +37,9 @@ pub async fn encrypt(
 
     context.trace.key_version = Some(key.primary.number);
     let metadata = CiphertextMetadata { key_version: key.primary.number }.to_bytes();
-    // SPEC(ENC-CTMD-004): MUST bind the ciphertext metadata into what the tag authenticates.
+    // SPEC(ENC-CTMD-004, ENC-AAD-004): MUST bind metadata and AAD into what the tag authenticates.
     let framed = frame_aad(&request.aad, &metadata).ok_or(Error::Hsm(HsmError::Worker))?;
+    // SPEC(ENC-GCM-001): AES-GCM under the external key. SPEC(ENC-IV-002): the IV returned is the one used.
     let work = Work { version: &key.primary, plaintext: Arc::new(request.plaintext), framed: framed.into() };
     if !request.wants_integrity_value {
         let sealed = work.seal(context).await?;
@@ -46,13 +47,15 @@ pub async fn encrypt(
     }
     for _ in 0..2 {
         let sealed = work.seal(context).await?;
-        // SPEC(ENC-CDIV-005): the value is computed before the decrypt that vouches for it, over the same buffers.
+        // SPEC(ENC-CDIV-004, ENC-CDIV-014): the value is computed before the decrypt that vouches for it.
         let value =
             ciphertext_data_integrity_value(&request.aad, &metadata, &sealed.iv, &sealed.ciphertext_and_tag);
+        // SPEC(ENC-CDIV-008, ENC-CDIV-013, ENC-CDIV-016): what is answered is the very output that was hashed and decrypts.
         if work.decrypts(context, &sealed).await? {
             return respond(&sealed, &metadata, Some(&value));
         }
     }
+    // SPEC(ENC-CDIV-015): SHOULD never return what did not decrypt.
     Err(Error::Integrity)
 }
 

@@ -14,6 +14,7 @@ use crate::hsm::{HealthStatus, TokenHealth};
 /// Who makes this proxy.
 const VENDOR: &str = "xks-proxy";
 /// Its name and version.
+// SPEC(HEALTH-MODEL-001): SHOULD include product name and version.
 const MODEL: &str = concat!("xks-proxy ", env!("CARGO_PKG_VERSION"));
 /// Said of a token that has never been reached.
 const UNKNOWN: &str = "unknown";
@@ -34,23 +35,25 @@ pub fn get_health_status(
     fleet: Fleet,
     body: &[u8],
 ) -> Result<GetHealthStatusResponse, Error> {
+    // SPEC(HEALTH-AUTHZ-001, ERR-DENIED-002, ERR-KEY-002, ERR-VALIDATION-002): neither policy nor key is asked here.
     let operation = Operation::GetHealthStatus;
     let metadata = parse_metadata_only(body, operation).map_err(body_error(operation))?;
     context.note_metadata(metadata);
     if !context.store.is_enabled {
         return Err(Error::StoreDisabled);
     }
+    // SPEC(HEALTH-CACHE-001, HEALTH-TIME-001): MAY answer what a periodic check found, at once.
     let tokens = context.store.hsm.health();
     if tokens.iter().all(|token| token.status.is_none()) {
         return Err(Error::HealthNotMeasured);
     }
     Ok(GetHealthStatusResponse {
-        // SPEC(HEALTH-FIELD-001): an integer greater than zero.
+        // SPEC(HEALTH-RESP-001, HEALTH-RESP-002, HEALTH-SIZE-001): MUST be an integer greater than zero.
         xks_proxy_fleet_size: fleet.size.get(),
         xks_proxy_vendor: VENDOR.to_owned(),
         xks_proxy_model: MODEL.to_owned(),
         ekm_vendor: ekm_vendor(&tokens),
-        // SPEC(HEALTH-FIELD-010): one to ten entries.
+        // SPEC(HEALTH-FLEET-005, HEALTH-FLEET-006): one entry for each key manager, one to ten.
         ekm_fleet_details: tokens.iter().take(MAX_FLEET_DETAILS).map(ekm_details).collect(),
     })
 }
@@ -69,13 +72,14 @@ fn ekm_vendor(tokens: &[TokenHealth]) -> String {
 }
 
 fn ekm_details(token: &TokenHealth) -> EkmDetails {
+    // SPEC(HEALTH-FLEET-001, HEALTH-FLEET-002, HEALTH-FLEET-003, HEALTH-MODEL-002): serial number, model and firmware.
     let (id, model) = match &token.identity {
         Some(identity) => {
             (identity.serial.to_string(), format!("{} firmware {}", identity.model, identity.firmware))
         }
         None => (token.name.to_string(), UNKNOWN.to_owned()),
     };
-    // SPEC(HEALTH-STATUS-001): ACTIVE, DEGRADED or UNAVAILABLE, as measured.
+    // SPEC(HEALTH-STATUS-001, HEALTH-STATUS-002, HEALTH-FLEET-004): ACTIVE, DEGRADED or UNAVAILABLE, as measured.
     let health_status = match token.status {
         Some(HealthStatus::Active) => WireStatus::Active,
         Some(HealthStatus::Degraded) => WireStatus::Degraded,

@@ -17,13 +17,14 @@ pub async fn get_key_metadata(
     id: &ExternalKeyId,
     body: &[u8],
 ) -> Result<GetKeyMetadataResponse, Error> {
+    // SPEC(ERR-USAGE-003): usages are told here, not judged.
     let operation = Operation::GetKeyMetadata;
     let metadata = parse_metadata_only(body, operation).map_err(body_error(operation))?;
     context.note_metadata(metadata);
     let key = context.find_key(id)?;
     let attributes = context.look_up(&key.primary).await??;
     context.trace.key_version = Some(key.primary.number);
-    // SPEC(META-STATUS-001): ENABLED or DISABLED.
+    // SPEC(META-STATUS-001, META-STATUS-002, META-STATUS-003): ENABLED unless the configuration disables it.
     let is_enabled = context.require_enabled(&key).is_ok();
     Ok(GetKeyMetadataResponse {
         key_spec: key_spec(attributes.kind),
@@ -38,7 +39,7 @@ const OTHER_KEYS: [(u64, &str); 4] =
 
 fn key_spec(kind: KeyKind) -> String {
     match kind {
-        // SPEC(META-SPEC-001): a 256-bit AES key MUST be called AES_256.
+        // SPEC(META-RESP-002, META-READY-001): a 256-bit AES key MUST be called AES_256.
         KeyKind::Aes { bits: Some(256) } => AES_256.to_owned(),
         KeyKind::Aes { bits: Some(bits) } => format!("AES_{bits}"),
         KeyKind::Aes { bits: None } => "AES_UNKNOWN_LENGTH".to_owned(),
@@ -50,7 +51,8 @@ fn key_spec(kind: KeyKind) -> String {
 }
 
 fn key_usage(usages: KeyUsages) -> Vec<String> {
-    // SPEC(META-USAGE-002): MUST use ENCRYPT and DECRYPT. SPEC(META-USAGE-004): MUST NOT be more than ten.
+    // SPEC(META-USAGE-001, META-USAGE-002): MUST use ENCRYPT and DECRYPT. SPEC(META-USAGE-003): MAY name others.
+    // SPEC(META-USAGE-004): MUST NOT be more than ten; there are seven.
     let usages = [
         (usages.encrypt, ENCRYPT),
         (usages.decrypt, DECRYPT),

@@ -68,7 +68,7 @@ impl Context<'_> {
 
     /// Whether store and key are switched on.
     const fn require_enabled(&self, key: &ExternalKey) -> Result<(), Error> {
-        // SPEC(ERR-NAME-002): a disabled key or store is InvalidStateException.
+        // SPEC(ERR-STATE-001, ERR-STATE-002): a disabled key or store is InvalidStateException.
         if !self.store.is_enabled {
             Err(Error::StoreDisabled)
         } else if !key.is_enabled {

@@ -141,6 +141,7 @@ impl InFlight {
     /// When the answer is due. KMS's 250 ms run from when it begins to connect; a first request that comes later than
     /// that cannot be one for which KMS opened the connection, and has the full time.
     pub(super) fn deadline(&self, timeouts: &Timeouts) -> Deadline {
+        // SPEC(META-TIME-001, ENC-TIME-001, DEC-TIME-001): answered within KMS's 250 ms.
         let since_accept = self.first_byte_at.saturating_duration_since(self.activity.accepted_at);
         let opened_the_connection = self.is_first && since_accept < KMS_TIMEOUT;
         let timeout = if opened_the_connection { timeouts.first_request_answer } else { timeouts.request };

@@ -16,7 +16,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// A successful answer.
 pub(super) fn ok(body: Vec<u8>) -> Answer {
-    // SPEC(TRANS-JSON-001): answers are JSON with Content-Type application/json.
+    // SPEC(TRANS-JSON-002): answers MUST be JSON of Content-Type application/json.
+    // SPEC(META-CODE-001, ENC-CODE-001, DEC-CODE-001, HEALTH-CODE-001): success is 200.
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer
@@ -32,7 +33,7 @@ pub(super) fn encode<T: serde::Serialize>(body: &T) -> Result<Vec<u8>, Error> {
 /// The answer to a request that failed.
 pub(super) fn error(error: &Error) -> Answer {
     let WireError { name, message } = error.to_wire();
-    // SPEC(ERR-BODY-001): every error is JSON with an errorName.
+    // SPEC(ERR-BODY-001): every error MUST be JSON with an errorName. SPEC(ERR-BODY-002): errorMessage MAY be there.
     let body = ErrorBody { error_name: name, error_message: Some(&message) };
     let body = serde_json::to_vec(&body).unwrap_or_default();
     let mut answer = Response::new(Full::new(Bytes::from(body)));
@@ -51,7 +52,7 @@ pub(super) fn error(error: &Error) -> Answer {
 /// 405 has no name in the specification's table; everything else has the status of its name.
 fn status(error: &Error, of_the_name: u16) -> StatusCode {
     match error {
-        // SPEC(TRANS-METHOD-002): GET on an API path MUST be refused with 405.
+        // SPEC(META-METHOD-001, ENC-METHOD-001, DEC-METHOD-001, HEALTH-METHOD-001): GET MUST be refused with 405.
         Error::Method => StatusCode::METHOD_NOT_ALLOWED,
         // INVARIANT: the names' codes are constants between 400 and 503.
         _ => StatusCode::from_u16(of_the_name).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),

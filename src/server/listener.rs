@@ -33,6 +33,7 @@ impl Drain {
     }
 }
 
+// SPEC(TRANS-HTTP-001): the operations are served over TLS alone: every connection of this listener begins with it.
 /// Accepts and serves connections until `drain` begins, then waits for those that are open, at most as long as the
 /// drain timeout. Returns how many were left.
 pub async fn serve(state: Arc<State>, listener: TcpListener, drain: Drain) -> usize {

@@ -90,8 +90,10 @@ impl Drop for Record {
         let other =
             (!metadata.other.is_empty()).then(|| serde_json::to_string(&metadata.other).unwrap_or_default());
         let hsm = &self.trace.hsm;
-        // SPEC(LOG-REQID-001): SHOULD log kmsRequestId. SPEC(LOG-META-001): SHOULD log the request metadata.
-        // SPEC(LOG-PERF-001): SHOULD log the time taken, success, and the error.
+        // SPEC(META-LOG-001, ENC-LOG-001, DEC-LOG-001, HEALTH-LOG-001): SHOULD log kmsRequestId.
+        // SPEC(LOG-META-001): SHOULD log the request metadata. SPEC(LOG-EKM-001): MAY log the key manager.
+        // SPEC(LOG-TIME-001, LOG-RESULT-001, LOG-RESULT-002): SHOULD log time taken, success and error.
+        // SPEC(LOG-SECRET-001, ENC-SECRET-001, DEC-SECRET-001): MUST NOT log plaintext: the record never has any.
         tracing::info!(
             target: "request",
             operation,

@@ -119,13 +119,14 @@ fn route<'a>(
     stores: &KeyStores,
     record: &mut Record,
 ) -> Result<(Arc<KeyStore>, ApiPath<'a>), Error> {
-    // SPEC(ERR-NAME-008): an invalid path is InvalidUriPathException. A query belongs to no path of ours, and a target
+    // SPEC(ERR-PATH-001): an invalid path is InvalidUriPathException. A query belongs to no path of ours, and a target
     // that names a host of its own on HTTP/1.1 is for proxies of another kind.
     let names_a_host = head.version != Version::HTTP_2 && head.uri.authority().is_some();
     if head.uri.query().is_some() || names_a_host {
         return Err(Error::UnknownPath);
     }
     let path = ApiPath::parse(head.uri.path()).map_err(|_| Error::UnknownPath)?;
+    // SPEC(URI-PREFIX-001): MAY serve several customers, isolated by their prefixes.
     let store = stores.find(path.prefix).ok_or(Error::UnknownPath)?;
     record.operation = Some(path.operation);
     record.external_key_id.clone_from(&path.external_key_id);
@@ -158,6 +159,7 @@ async fn perform(
     path: &ApiPath<'_>,
     body: &Bytes,
 ) -> Result<Vec<u8>, Error> {
+    // SPEC(META-API-001, ENC-API-001, DEC-API-001, HEALTH-API-001): all four operations.
     match (path.operation, &path.external_key_id) {
         (Operation::Encrypt, Some(id)) => answer::encode(&operations::encrypt(context, id, body).await?),
         (Operation::Decrypt, Some(id)) => answer::encode(&operations::decrypt(context, id, body).await?),

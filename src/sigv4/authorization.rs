@@ -28,6 +28,7 @@ impl<'a> Authorization<'a> {
     /// Takes the three parts in any order, each once and nothing else.
     pub(super) fn parse(value: &'a str) -> Result<Self, AuthenticationFault> {
         let malformed = AuthenticationFault::Malformed;
+        // SPEC(AUTH-HEADER-002, AUTH-ALG-001): the header's form; no other algorithm.
         let parts = value
             .strip_prefix(ALGORITHM)
             .and_then(|rest| rest.strip_prefix(' '))
@@ -70,6 +71,7 @@ impl<'a> Authorization<'a> {
 }
 
 fn split_scope(scope: &str) -> Result<[&str; 3], AuthenticationFault> {
+    // SPEC(AUTH-SCOPE-001): date/Region/service/aws4_request.
     let mut parts = scope.split('/');
     let (date, region, service, end) = (parts.next(), parts.next(), parts.next(), parts.next());
     match (date, region, service, end, parts.next()) {

@@ -26,7 +26,7 @@ pub(super) fn check_signed_headers(
             return Err(AuthenticationFault::SignedHeaderMissing);
         }
     }
-    // SPEC(AUTH-SIG-004): the signed headers include at least the host and x-amz-date.
+    // SPEC(AUTH-SIGNED-002, AUTH-SIGNED-003, AUTH-SIGNED-004): the signed headers include host and x-amz-date.
     match (host_is_signed, date_is_signed) {
         (true, true) => Ok(()),
         (false, _) => Err(AuthenticationFault::NotSigned(HOST)),
@@ -50,6 +50,7 @@ fn check_host(head: &SignedHead<'_>) -> Result<(), AuthenticationFault> {
 
 /// The values of a signed header, in the order in which they came.
 fn values<'a>(head: &SignedHead<'a>, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    // SPEC(AUTH-CANON-005, AUTH-HOST-001): :authority stands for host on HTTP/2; the value as received.
     let authority = match (name, head.authority) {
         (HOST | AUTHORITY, Some(authority)) => Some(authority.as_bytes()),
         _ => None,
@@ -66,12 +67,13 @@ pub(super) fn request_hash(
     body_hash: &[u8; 32],
 ) -> [u8; 32] {
     let mut hash = Sha256::new();
+    // SPEC(AUTH-CANON-001, AUTH-CANON-002): method, and the path as sent; its characters need no escape.
     hash.update(head.method.as_str());
     hash.update(b"\n");
-    // SPEC(AUTH-SIG-003): the canonical URI is the path as sent; its characters need no escape.
     hash.update(head.path);
     // The canonical query string is empty: a query never comes this far.
     hash.update(b"\n\n");
+    // SPEC(AUTH-CANON-004): every header that SignedHeaders lists.
     for name in authorization.signed_header_names() {
         hash.update(name);
         hash.update(b":");
@@ -86,7 +88,7 @@ pub(super) fn request_hash(
     hash.update(b"\n");
     hash.update(authorization.signed_headers);
     hash.update(b"\n");
-    // SPEC(AUTH-SIG-005): the hash of the payload ends the canonical request.
+    // SPEC(AUTH-HASH-001): the hash of the payload ends the canonical request.
     hash.update(hex(body_hash));
     hash.finalize().into()
 }
@@ -108,7 +110,7 @@ pub(super) fn string_to_sign(
     authorization: &Authorization<'_>,
     request_hash: &[u8; 32],
 ) -> Vec<u8> {
-    // SPEC(AUTH-SIG-006): algorithm, time of x-amz-date, scope, hash of the canonical request.
+    // SPEC(AUTH-STS-001): algorithm, time of x-amz-date, scope, hash of the canonical request.
     let lines =
         [ALGORITHM.as_bytes(), timestamp.as_bytes(), authorization.scope.as_bytes(), &hex(request_hash)];
     lines.join(&b'\n')

@@ -70,7 +70,7 @@ impl Credential {
     }
 
     fn derive(&self, authorization: &Authorization<'_>, timestamp: &Timestamp) -> SigningKey {
-        // SPEC(AUTH-SIG-008): derived of date, Region and service of the scope.
+        // SPEC(AUTH-KEY-001): derived of the secret and of date, Region and service of the scope.
         let key = aws_sigv4::sign::v4::generate_signing_key(
             self.secret.expose(),
             timestamp.system_time(),

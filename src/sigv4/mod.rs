@@ -72,21 +72,21 @@ pub fn check_head<'a>(
 ) -> Result<PendingSignature<'a>, AuthenticationFault> {
     let authorization = Authorization::parse(only_header(head.headers, "authorization")?)?;
     let timestamp = Timestamp::parse(only_header(head.headers, "x-amz-date")?)?;
-    // SPEC(AUTH-SCOPE-004): the scope's date is the date of x-amz-date.
+    // SPEC(AUTH-SCOPE-003): the scope's date is the date of x-amz-date.
     if authorization.date != timestamp.date() {
         return Err(AuthenticationFault::ScopeDate);
     }
-    // SPEC(AUTH-SCOPE-003): the scope's service is kms-xks-proxy.
+    // SPEC(AUTH-SCOPE-002): the scope's service is kms-xks-proxy.
     if authorization.service != SERVICE {
         return Err(AuthenticationFault::ScopeService);
     }
-    // SPEC(AUTH-SKEW-002): more than five minutes in the past or in the future SHOULD fail.
+    // SPEC(AUTH-SKEW-001, AUTH-SKEW-002, AUTH-SKEW-003): more than five minutes off, either way, fails.
     let skew_secs = timestamp.skew_secs(now);
     if skew_secs.unsigned_abs() > MAX_CLOCK_SKEW.as_secs() {
         return Err(AuthenticationFault::ClockSkew { skew_secs });
     }
     canonical::check_signed_headers(&head, &authorization)?;
-    // SPEC(AUTH-CRED-006): the access key id names one secret without ambiguity.
+    // SPEC(AUTH-ROT-003, AUTH-KEY-002): the access key id selects the secret; an unknown one fails.
     let Some(credential) = credentials.find(authorization.access_key_id) else {
         let decoy = PendingSignature { authorization, timestamp, credential: credentials.decoy(), head };
         let _ = decoy.matches(&Sha256::digest(b"").into());
@@ -107,7 +107,7 @@ impl PendingSignature<'_> {
     pub fn verify(&self, body: &[u8]) -> Result<Authenticated, AuthenticationFault> {
         let body_hash: [u8; 32] = Sha256::digest(body).into();
         self.check_claimed_hash(&body_hash)?;
-        // SPEC(AUTH-SIG-001): MUST authenticate every request by SigV4.
+        // SPEC(AUTH-SIG-001, AUTH-CRED-002, ERR-AUTH-001): MUST authenticate every request by SigV4, with our own copy.
         if !self.matches(&body_hash) {
             return Err(AuthenticationFault::Signature);
         }
@@ -132,7 +132,7 @@ impl PendingSignature<'_> {
         let string_to_sign = canonical::string_to_sign(&self.timestamp, &self.authorization, &request_hash);
         let signing_key = self.credential.signing_key(&self.authorization, &self.timestamp);
         let signature = aws_sigv4::sign::v4::calculate_signature(&*signing_key, &string_to_sign);
-        // SPEC(AUTH-SIG-009): the computed signature is the one given; compared in constant time.
+        // SPEC(AUTH-MATCH-001, AUTH-KEY-003): the computed signature is the one given; compared in constant time.
         signature.as_bytes().ct_eq(self.authorization.signature.as_bytes()).into()
     }
 }

@@ -40,6 +40,7 @@ impl Timestamp {
 }
 
 fn unix_secs(text: &[u8; 16]) -> Option<u64> {
+    // SPEC(AUTH-DATE-001): YYYYMMDD'T'HHMMSS'Z', UTC.
     if text[8] != b'T' || text[15] != b'Z' {
         return None;
     }

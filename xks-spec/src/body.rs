@@ -66,9 +66,9 @@ impl BodyFault {
     #[must_use]
     pub fn error_name(self, operation: Operation) -> ErrorName {
         match self {
-            // SPEC(ERR-NAME-010): a value over the supported size is UnsupportedOperationException.
+            // SPEC(ERR-UNSUPPORTED-002): a value over the supported size is UnsupportedOperationException.
             Self::TooLong { .. } => ErrorName::UnsupportedOperationException,
-            // SPEC(ERR-NAME-003): a corrupted, missing or invalid ciphertext, IV or tag is InvalidCiphertextException.
+            // SPEC(ERR-CIPHERTEXT-001, ERR-CIPHERTEXT-002): a missing or invalid ciphertext, IV or tag, in Decrypt alone.
             Self::Missing(field)
             | Self::NotText(field)
             | Self::NotBase64(field)
@@ -78,6 +78,7 @@ impl BodyFault {
             {
                 ErrorName::InvalidCiphertextException
             }
+            // SPEC(ERR-VALIDATION-001): any other invalid parameter.
             _ => ErrorName::ValidationException,
         }
     }
@@ -122,7 +123,7 @@ impl Field<'_> {
 
     /// The bytes of a Base64 field, `None` where it is absent or null.
     pub(crate) fn bytes(&self, name: &'static str) -> Result<Option<Vec<u8>>, BodyFault> {
-        // SPEC(REQ-B64-001): standard Base64, RFC 4648 section 4; the URL-safe alphabet is refused.
+        // SPEC(ENC-BASE64-001, DEC-BASE64-001, ENC-AAD-003, DEC-AAD-003): standard Base64, RFC 4648 section 4, padded.
         let decode = |text| STANDARD.decode(text).map_err(|_| BodyFault::NotBase64(name));
         self.text(name)?.map(decode).transpose()
     }
@@ -130,6 +131,7 @@ impl Field<'_> {
     /// The bytes of a Base64 field that must be there and hold something.
     pub(crate) fn required_bytes(&self, name: &'static str) -> Result<Vec<u8>, BodyFault> {
         match self.bytes(name)? {
+            // SPEC(ENC-FIELD-001, DEC-FIELD-001, DEC-FIELD-003, DEC-FIELD-004): REQUIRED.
             None => Err(BodyFault::Missing(name)),
             Some(bytes) if bytes.is_empty() => Err(BodyFault::Empty(name)),
             Some(bytes) => Ok(bytes),

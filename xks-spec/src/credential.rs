@@ -23,7 +23,7 @@ impl AccessKeyId {
     /// # Errors
     /// [`CredentialFault::AccessKeyId`] where KMS would refuse the text.
     pub fn parse(text: &str) -> Result<Self, CredentialFault> {
-        // SPEC(AUTH-CRED-004): 20 to 30 characters. SPEC(AUTH-CRED-005): only A-Z and 2-7.
+        // SPEC(AUTH-CRED-007, AUTH-CRED-008, OPS-CONSOLE-004): 20 to 30 characters of A-Z and 2-7.
         let is_valid = ACCESS_KEY_ID_CHARS.contains(&text.len())
             && text.bytes().all(|byte| ACCESS_KEY_ID_ALPHABET.contains(&byte));
         if is_valid { Ok(Self(text.into())) } else { Err(CredentialFault::AccessKeyId) }
@@ -57,7 +57,7 @@ impl SecretAccessKey {
     /// # Errors
     /// [`CredentialFault::SecretAccessKey`] where KMS would refuse the text.
     pub fn parse(text: &str) -> Result<Self, CredentialFault> {
-        // SPEC(AUTH-CRED-001): 43 to 64 characters. SPEC(AUTH-CRED-002): of A-Z a-z 0-9 / + =.
+        // SPEC(AUTH-CRED-006, OPS-CONSOLE-005): 43 to 64 characters of A-Z a-z 0-9 / + =.
         let is_valid = SECRET_ACCESS_KEY_CHARS.contains(&text.len())
             && text.bytes().all(|byte| SECRET_ALPHABET.contains(&byte) || byte == b'=');
         if is_valid { Ok(Self(text.to_owned())) } else { Err(CredentialFault::SecretAccessKey) }
@@ -65,6 +65,7 @@ impl SecretAccessKey {
 
     /// Makes a secret of random bytes, six bits of each.
     #[must_use]
+    // SPEC(AUTH-CRED-005): at least 256 bits that cannot be guessed.
     pub fn from_random(mut random: [u8; GENERATED_SECRET_CHARS]) -> Self {
         let letters = random.iter().map(|byte| char::from(SECRET_ALPHABET[usize::from(byte % 64)]));
         let secret = Self(letters.collect());

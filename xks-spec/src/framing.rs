@@ -11,7 +11,7 @@ use crate::limits::{MAX_CIPHERTEXT_METADATA_BYTES, MAX_FRAMED_AAD_BYTES};
 /// `ciphertext_metadata` longer than 20.
 #[must_use]
 pub fn frame_aad(aad: &[u8], ciphertext_metadata: &[u8]) -> Option<Vec<u8>> {
-    // SPEC(ENC-AAD-004): MUST put each length before its field. SPEC(ENC-AAD-005): length zero where absent.
+    // SPEC(ENC-FRAME-001, ENC-FRAME-003): each length before its field. SPEC(ENC-FRAME-002): zero where absent.
     if aad.len() > MAX_FRAMED_AAD_BYTES || ciphertext_metadata.len() > MAX_CIPHERTEXT_METADATA_BYTES {
         return None;
     }
@@ -34,7 +34,7 @@ pub fn ciphertext_data_integrity_value(
     iv: &[u8],
     ciphertext_and_tag: &[u8],
 ) -> [u8; 32] {
-    // SPEC(ENC-CDIV-002): MUST hash these fields, decoded, in this order.
+    // SPEC(ENC-CDIV-005, ENC-CDIV-009, ENC-CDIV-010, ENC-CDIV-011, ENC-CDIV-012): these fields, decoded, in this order, bare.
     let mut hash = Sha256::new();
     for field in [aad, ciphertext_metadata, iv, ciphertext_and_tag] {
         hash.update(field);

@@ -37,9 +37,8 @@ impl RequestMetadata {
     #[must_use]
     pub const fn required_fields(operation: Operation) -> &'static [&'static str] {
         match operation {
-            // SPEC(META-FIELD-001): awsPrincipalArn, kmsOperation and kmsRequestId are REQUIRED; kmsKeyArn is not.
+            // SPEC(META-RMD-007, ENC-RMD-009, DEC-RMD-009): the others are OPTIONAL.
             Operation::GetKeyMetadata => &["awsPrincipalArn", "kmsOperation", "kmsRequestId"],
-            // SPEC(ENC-FIELD-001): the same and kmsKeyArn are REQUIRED.
             Operation::Encrypt | Operation::Decrypt => {
                 &["awsPrincipalArn", "kmsKeyArn", "kmsOperation", "kmsRequestId"]
             }
@@ -123,6 +122,10 @@ impl<'de> Visitor<'de> for MetadataVisitor {
         let mut metadata = RequestMetadata::default();
         let mut seen_null = Vec::new();
         while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            // SPEC(REQ-CHECK-001, META-REQID-001, META-REQID-002, ENC-REQID-001, ENC-REQID-002, DEC-REQID-001,
+            // DEC-REQID-002, HEALTH-REQID-001, HEALTH-REQID-002): any text will do, and is kept as it came.
+            // SPEC(META-OPNAME-001, ENC-OPNAME-001, DEC-OPNAME-001, HEALTH-OPNAME-001): so with every kmsOperation,
+            // SPEC(META-RMD-002, ENC-RMD-002, DEC-RMD-002, REQ-ARN-001, REQ-ARN-002): and every principal and ARN.
             if let Some(slot) = metadata.slot(&name) {
                 // A field given twice could be read one way here and another way by whoever signed or logged it.
                 if slot.is_some() || seen_null.contains(&name) {
@@ -132,6 +135,7 @@ impl<'de> Visitor<'de> for MetadataVisitor {
                 if slot.is_none() {
                     seen_null.push(name);
                 }
+                // SPEC(META-NEW-001, ENC-NEW-001, DEC-NEW-001, HEALTH-NEW-001): KMS may add fields.
             } else if metadata.other.insert(name.into_owned(), map.next_value()?).is_some() {
                 return Err(de::Error::custom("a field is given twice"));
             }

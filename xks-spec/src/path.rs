@@ -69,8 +69,8 @@ impl ExternalKeyId {
     /// # Errors
     /// [`PathFault::ExternalKeyId`] unless the text is 1 to 128 of the permitted characters.
     pub fn parse(text: &str) -> Result<Self, PathFault> {
-        // SPEC(URI-KEYID-003): MUST NOT be longer than 128 characters.
-        // SPEC(URI-KEYID-004): MUST be of letters, digits, hyphen, period and underscore.
+        // SPEC(URI-KEYID-006): MUST NOT be longer than 128 characters.
+        // SPEC(URI-KEYID-007): MUST be of letters, digits, hyphen, period and underscore.
         let is_valid =
             (1..=MAX_EXTERNAL_KEY_ID_CHARS).contains(&text.len()) && text.bytes().all(is_key_id_byte);
         if is_valid { Ok(Self(text.into())) } else { Err(PathFault::ExternalKeyId) }
@@ -110,14 +110,15 @@ impl UriPathPrefix {
     /// [`PathFault`] where KMS would refuse `prefix` + `/kms/xks/v1` as an `XksProxyUriPath`, and where a segment is
     /// empty: KMS's pattern lets `//` pass, but signers disagree on how to sign it.
     pub fn parse(text: &str) -> Result<Self, PathFault> {
-        // SPEC(URI-PATH-002): XksProxyUriPath MUST NOT be longer than 128 characters.
+        // SPEC(URI-PATH-003): XksProxyUriPath MUST NOT be longer than 128 characters.
         if text.len() + VERSION_PATH.len() > *URI_PATH_CHARS.end() {
             return Err(PathFault::PrefixTooLong);
         }
-        // SPEC(URI-PATH-003): MUST be of letters, digits, slash, dash and underscore.
+        // SPEC(URI-PATH-004): MUST be of letters, digits, slash, dash and underscore.
         if !text.bytes().all(|byte| is_prefix_byte(byte) || byte == b'/') {
             return Err(PathFault::PrefixCharacter);
         }
+        // SPEC(URI-PATH-002): the prefix MAY be empty.
         let is_well_formed = text.is_empty()
             || text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(|segment| !segment.is_empty()));
         if is_well_formed { Ok(Self(text.into())) } else { Err(PathFault::PrefixSlashes) }
@@ -175,6 +176,8 @@ impl<'a> ApiPath<'a> {
         if path.contains("//") {
             return Err(PathFault::PrefixSlashes);
         }
+        // SPEC(URI-PATH-001, META-PATH-001, ENC-PATH-001, DEC-PATH-001, HEALTH-PATH-001, URI-SIZE-002): the four paths, as long
+        // as they may be.
         let (rest, last) = path.rsplit_once('/').ok_or(PathFault::NotAnApiPath)?;
         if last == Operation::GetHealthStatus.path_segment() {
             let prefix = rest.strip_suffix(VERSION_PATH).ok_or(PathFault::NotAnApiPath)?;

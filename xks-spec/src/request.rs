@@ -53,14 +53,16 @@ impl EncryptRequest {
     pub fn parse(body: &[u8], limits: SizeLimits) -> Result<Self, BodyFault> {
         let wire: EncryptWire<'_> = parse_object(body)?;
         let metadata = required_metadata(wire.request_metadata, Operation::Encrypt)?;
-        // SPEC(ENC-FIELD-009): encryptionAlgorithm MUST be AES_GCM.
+        // SPEC(ENC-FIELD-002, ENC-ALG-001): encryptionAlgorithm is REQUIRED and MUST be AES_GCM.
         wire.encryption_algorithm.must_be("encryptionAlgorithm", AES_GCM)?;
+        // SPEC(ENC-CDIV-003): OPTIONAL.
         let integrity = &wire.ciphertext_data_integrity_value_algorithm;
         let wants_integrity_value = integrity.text("ciphertextDataIntegrityValueAlgorithm")?.is_some();
         if wants_integrity_value {
-            // SPEC(ENC-FIELD-011): the integrity value's algorithm MUST be SHA_256.
+            // SPEC(ENC-CDIV-001, ENC-CDIV-006): the integrity value's algorithm MUST be SHA_256.
             integrity.must_be("ciphertextDataIntegrityValueAlgorithm", SHA_256)?;
         }
+        // SPEC(ENC-AAD-002): OPTIONAL.
         let aad =
             wire.additional_authenticated_data.bytes("additionalAuthenticatedData")?.unwrap_or_default();
         let plaintext = Zeroizing::new(wire.plaintext.required_bytes("plaintext")?);
@@ -91,13 +93,14 @@ impl DecryptRequest {
     pub fn parse(body: &[u8], limits: SizeLimits) -> Result<Self, BodyFault> {
         let wire: DecryptWire<'_> = parse_object(body)?;
         let metadata = required_metadata(wire.request_metadata, Operation::Decrypt)?;
-        // SPEC(DEC-FIELD-009): encryptionAlgorithm is REQUIRED and AES_GCM.
+        // SPEC(DEC-FIELD-002, DEC-ALG-001): encryptionAlgorithm is REQUIRED and MUST be AES_GCM.
         wire.encryption_algorithm.must_be("encryptionAlgorithm", AES_GCM)?;
+        // SPEC(DEC-AAD-002): OPTIONAL.
         let aad =
             wire.additional_authenticated_data.bytes("additionalAuthenticatedData")?.unwrap_or_default();
         let mut ciphertext_and_tag = wire.ciphertext.required_bytes("ciphertext")?;
         let iv = wire.initialization_vector.required_bytes("initializationVector")?;
-        // SPEC(DEC-IV-001): MUST be 12 or 16 bytes.
+        // SPEC(DEC-IV-002): MUST be 12 or 16 bytes.
         if !IV_BYTES.contains(&iv.len()) {
             return Err(BodyFault::Length { field: "initializationVector", expected: "12 or 16 bytes" });
         }
@@ -107,7 +110,7 @@ impl DecryptRequest {
             return Err(BodyFault::Length { field: "authenticationTag", expected: "16 bytes" });
         }
         let ciphertext_metadata = wire.ciphertext_metadata.bytes("ciphertextMetadata")?.unwrap_or_default();
-        // SPEC(DEC-CTMD-001): MUST NOT be longer than 20 bytes.
+        // SPEC(DEC-CTMD-002): MUST NOT be longer than 20 bytes.
         if ciphertext_metadata.len() > MAX_CIPHERTEXT_METADATA_BYTES {
             return Err(BodyFault::Length { field: "ciphertextMetadata", expected: "at most 20 bytes" });
         }

@@ -13,6 +13,7 @@ pub const ENCRYPT: &str = "ENCRYPT";
 /// `keyUsage` of a key that may decrypt.
 pub const DECRYPT: &str = "DECRYPT";
 
+// SPEC(META-RESP-001, META-RESP-003, META-RESP-004): all three fields MUST be there.
 /// Answer of GetKeyMetadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -35,6 +36,7 @@ pub enum KeyStatus {
     Disabled,
 }
 
+// SPEC(ENC-RESP-001, ENC-RESP-002, ENC-RESP-003): ciphertext, initializationVector and authenticationTag MUST be there.
 /// Answer of Encrypt. All texts are standard Base64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -64,7 +66,8 @@ impl EncryptResponse {
         ciphertext_metadata: &[u8],
         integrity_value: Option<&[u8; 32]>,
     ) -> Option<Self> {
-        // SPEC(ENC-TAG-002): MUST separate the tag that a key manager appends to the ciphertext.
+        // SPEC(ENC-TAG-001, ENC-TAG-002, ENC-SIZE-002): MUST separate the 16-byte tag that a key manager appends.
+        // SPEC(ENC-BASE64-002, ENC-CTMD-001, ENC-CTMD-002, ENC-CTMD-003): standard Base64; metadata of at most 20 bytes.
         let ciphertext_bytes = ciphertext_and_tag.len().checked_sub(TAG_BYTES)?;
         let (ciphertext, tag) = ciphertext_and_tag.split_at(ciphertext_bytes);
         Some(Self {
@@ -77,6 +80,7 @@ impl EncryptResponse {
     }
 }
 
+// SPEC(DEC-RESP-001): plaintext MUST be there.
 /// Answer of Decrypt.
 #[derive(Serialize, Deserialize)]
 pub struct DecryptResponse {
@@ -88,6 +92,7 @@ impl DecryptResponse {
     /// Builds the answer.
     #[must_use]
     pub fn new(plaintext: &[u8]) -> Self {
+        // SPEC(DEC-BASE64-002, DEC-SIZE-002): standard Base64, as long as the ciphertext.
         Self { plaintext: STANDARD.encode(plaintext) }
     }
 }
@@ -98,6 +103,7 @@ impl Drop for DecryptResponse {
     }
 }
 
+// SPEC(HEALTH-RESP-003, HEALTH-RESP-004, HEALTH-RESP-005, HEALTH-RESP-006): all fields MUST be there.
 /// Answer of GetHealthStatus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

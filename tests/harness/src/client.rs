@@ -63,11 +63,27 @@ impl Answer {
         (self.status.as_u16(), name)
     }
 
+    /// Status and errorName of an error whose form is the documented one.
+    ///
+    /// # Panics
+    /// If it is no JSON object of errorName and errorMessage alone, labelled as JSON, or if the message is too long or
+    /// not printable ASCII.
+    #[must_use]
+    pub fn refusal(&self) -> (u16, String) {
+        assert_eq!(self.headers.get("content-type").unwrap(), "application/json", "{self:?}");
+        let body = self.json();
+        let fields: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(fields, ["errorMessage", "errorName"], "{body}");
+        let message = body["errorMessage"].as_str().unwrap();
+        assert!(message.len() < 512 && message.bytes().all(|byte| (0x20..=0x7e).contains(&byte)), "{body}");
+        assert!(body["errorName"].as_str().unwrap().ends_with("Exception"), "{body}");
+        self.error()
+    }
+
     /// The body of a successful answer.
     ///
     /// # Panics
     /// If it is none.
-    #[must_use]
     pub fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{:?}", self.body);
         self.json()

@@ -75,7 +75,8 @@ impl Pki {
 }
 
 fn server_certificate(ca: &CertifiedIssuer<'static, KeyPair>, key: &KeyPair) -> PemPair {
-    let mut parameters = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let mut parameters =
+        CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     parameters.distinguished_name.push(DnType::CommonName, "localhost");
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -56,6 +56,10 @@ pub struct Setup {
     pub limits: String,
     /// Lines of `[server.timeouts]`.
     pub timeouts: String,
+    /// Line that says which token of the module is meant.
+    pub selector: String,
+    /// Line with the token's PIN.
+    pub pin: String,
     /// Lines added to the token.
     pub token: String,
     /// The PKCS#11 module, SoftHSM2 unless another is given.
@@ -64,6 +68,8 @@ pub struct Setup {
     pub environment: Vec<(String, String)>,
     /// Lines of store `main`.
     pub store: String,
+    /// Its request quota, as lines of store `main`: out of the way unless a test is about it.
+    pub quota: String,
     /// Keys of store `main`, as TOML.
     pub keys: String,
     /// Anything at the end of the file.
@@ -73,15 +79,19 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let labels = ["demo", "demo-2", "encrypt-only", "decrypt-only", "no-usage", "aes-128", "absent"];
-        let key = |label: &&str| format!("[[stores.keys]]\nexternal_key_id = \"{label}\"\nlabel = \"{label}\"\n");
+        let key =
+            |label: &&str| format!("[[stores.keys]]\nexternal_key_id = \"{label}\"\nlabel = \"{label}\"\n");
         Self {
             server: "lame_duck_secs = 0".to_owned(),
             limits: String::new(),
             timeouts: "answer_ms = 30000\nfirst_answer_ms = 30000".to_owned(),
+            selector: format!("label = \"{LABEL}\""),
+            pin: format!("pin = \"{PIN}\""),
             token: "sessions = 2".to_owned(),
             module: None,
             environment: Vec::new(),
             store: String::new(),
+            quota: "requests_per_second = 1000000".to_owned(),
             keys: labels.iter().map(key).collect(),
             more: String::new(),
         }
@@ -89,18 +99,29 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// Writes the configuration and its certificates into `folder` and returns the configuration's path.
+    #[must_use]
+    pub fn write(&self, folder: &Path, token: &SoftHsm) -> PathBuf {
+        Pki::shared().write(folder);
+        let path = folder.join("xks-proxy.toml");
+        fs::write(&path, self.toml(token)).unwrap();
+        path
+    }
+
     fn toml(&self, token: &SoftHsm) -> String {
         let module = self.module.clone().unwrap_or_else(SoftHsm::module);
         let mut environment = vec![("SOFTHSM2_CONF".to_owned(), token.configuration().display().to_string())];
         environment.extend(self.environment.clone());
-        let environment: Vec<_> = environment.iter().map(|(name, value)| format!("{name} = {value:?}")).collect();
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| format!("{name} = {value:?}")).collect();
         let credential = |store: &Store| {
             format!(
                 "[[stores.credentials]]\naccess_key_id = \"{}\"\nsecret_access_key = \"{}\"",
                 store.signing.access_key_id, store.signing.secret_access_key
             )
         };
-        let Self { server, limits, timeouts, token: token_lines, store, keys, more, .. } = self;
+        let Self { server, limits, timeouts, selector, pin, store, quota, keys, more, .. } = self;
+        let token_lines = &self.token;
         format!(
             r#"
 [server]
@@ -121,8 +142,8 @@ listen = "127.0.0.1:0"
 [[tokens]]
 name = "softhsm"
 module = {module:?}
-label = "{LABEL}"
-pin = "{PIN}"
+{selector}
+{pin}
 environment = {{ {environment} }}
 {token_lines}
 [[stores]]
@@ -130,7 +151,7 @@ name = "main"
 uri_path_prefix = "/main"
 tokens = ["softhsm"]
 authorization = "none"
-requests_per_second = 1000000
+{quota}
 {store}
 {main_credential}
 {keys}
@@ -193,9 +214,7 @@ impl Proxy {
     #[must_use]
     pub fn start_without_waiting(setup: &Setup, token: Arc<SoftHsm>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Pki::shared().write(folder.path());
-        let config = folder.path().join("xks-proxy.toml");
-        fs::write(&config, setup.toml(&token)).unwrap();
+        let config = setup.write(folder.path(), &token);
         let stderr = fs::File::create(folder.path().join("stderr")).unwrap();
         let mut child = Command::new(program("xks-proxy"))
             .arg("serve")
@@ -218,7 +237,8 @@ impl Proxy {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut proxy = Self { child, log, folder, token, address: nowhere, admin: nowhere, ping: nowhere };
         for (purpose, which) in [("KMS", 0), ("operators", 1), ("load balancers", 2)] {
-            let line = proxy.wait_for_log(|line| line["message"] == "listening" && line["purpose"] == purpose);
+            let line =
+                proxy.wait_for_log(|line| line["message"] == "listening" && line["purpose"] == purpose);
             let address = line["address"].as_str().unwrap().parse().unwrap();
             *[&mut proxy.address, &mut proxy.admin, &mut proxy.ping][which] = address;
         }

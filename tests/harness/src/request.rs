@@ -129,8 +129,7 @@ impl XksRequest {
     /// GetHealthStatus.
     #[must_use]
     pub fn health(store: &crate::Store) -> Self {
-        let body =
-            json!({ "requestMetadata": { "kmsRequestId": new_request_id(), "kmsOperation": "KmsHealthCheck" } });
+        let body = json!({ "requestMetadata": { "kmsRequestId": new_request_id(), "kmsOperation": "KmsHealthCheck" } });
         Self::new(&store.signing, format!("{}/kms/xks/v1/health", store.prefix), &body)
     }
 }

@@ -1,0 +1,134 @@
+//! Commands, their exit codes, and what they say to a person.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use xks_harness::binary::program;
+use xks_spec::credential::{AccessKeyId, SecretAccessKey};
+
+fn xks_proxy(arguments: &[&str]) -> Output {
+    Command::new(program("xks-proxy")).args(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn every_command_explains_itself() {
+    for (command, words) in [
+        (&["--help"][..], &["serve", "check", "credentials"][..]),
+        (&["serve", "--help"], &["SIGTERM", "--config", "lame_duck_secs"]),
+        (&["check", "--help"], &["Exit code", "all faults at once"]),
+        (
+            &["credentials", "new", "--help"],
+            &["--path-prefix", "console-json", "cli-input-json", "toml", "--dir"],
+        ),
+    ] {
+        let output = xks_proxy(command);
+        assert!(output.status.success());
+        let text = stdout(&output);
+        for word in words {
+            assert!(text.contains(word), "{command:?} does not mention {word}:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    assert_eq!(xks_proxy(&["serve"]).status.code(), Some(2));
+    assert_eq!(xks_proxy(&["credentials", "new", "--path-prefix", "no-slash"]).status.code(), Some(2));
+}
+
+#[test]
+fn credentials_come_in_the_three_forms() {
+    let stanza = stdout(&xks_proxy(&["credentials", "new", "--path-prefix", "/a/b"]));
+    let value = |name: &str| {
+        stanza.split_once(&format!("{name} = \"")).unwrap().1.split_once('"').unwrap().0.to_owned()
+    };
+    AccessKeyId::parse(&value("access_key_id")).unwrap();
+    SecretAccessKey::parse(&value("secret_access_key")).unwrap();
+
+    let output = xks_proxy(&["credentials", "new", "--path-prefix", "/a/b", "--format", "console-json"]);
+    let console: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(console["XksProxyUriPath"], "/a/b/kms/xks/v1");
+    check_credential(&console["XksProxyAuthenticationCredential"]);
+    assert_eq!(console.as_object().unwrap().len(), 2);
+
+    let output = xks_proxy(&["credentials", "new", "--path-prefix", "", "--format", "cli-input-json"]);
+    let input: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(input["XksProxyUriPath"], "/kms/xks/v1");
+    assert_eq!(input["CustomKeyStoreType"], "EXTERNAL_KEY_STORE");
+    assert_eq!(input["XksProxyConnectivity"], "PUBLIC_ENDPOINT");
+    check_credential(&input["XksProxyAuthenticationCredential"]);
+}
+
+fn check_credential(credential: &Value) {
+    AccessKeyId::parse(credential["AccessKeyId"].as_str().unwrap()).unwrap();
+    SecretAccessKey::parse(credential["RawSecretAccessKey"].as_str().unwrap()).unwrap();
+}
+
+#[test]
+fn a_folder_gets_one_credential_in_all_forms_for_its_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("new");
+    let arguments = ["credentials", "new", "--path-prefix", "/p", "--dir", dir.to_str().unwrap()];
+    let output = xks_proxy(&arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+    let console: Value = serde_json::from_str(&read("console.json")).unwrap();
+    let input: Value = serde_json::from_str(&read("cli-input.json")).unwrap();
+    let credential = &console["XksProxyAuthenticationCredential"];
+    assert_eq!(*credential, input["XksProxyAuthenticationCredential"]);
+    let secret = credential["RawSecretAccessKey"].as_str().unwrap();
+    assert!(read("credentials.toml").contains(secret));
+    assert!(!stdout(&output).contains(secret), "the secret is in the files alone");
+    for name in ["credentials.toml", "console.json", "cli-input.json"] {
+        let mode = fs::metadata(dir.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let again = xks_proxy(&arguments);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("credentials.toml"), "{}", stderr(&again));
+    assert!(read("credentials.toml").contains(secret), "nothing is overwritten");
+}
+
+#[test]
+fn credentials_never_repeat() {
+    let make = || stdout(&xks_proxy(&["credentials", "new", "--path-prefix", ""]));
+    assert_ne!(make(), make());
+}
+
+#[test]
+fn a_faulty_configuration_exits_with_2_and_says_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("faulty.toml");
+    fs::write(&config, "[server]\nlisten = \"nowhere\"\n[log]\nlevel = 7\n").unwrap();
+    for command in ["serve", "check"] {
+        let output = xks_proxy(&[command, "--config", config.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(2));
+        let text = stderr(&output);
+        for expected in [
+            "line 2 column 10: server.listen: must be an address and a port",
+            "server: certificates is missing",
+            "line 4 column 9: log.level: must be a string",
+            "tokens is missing",
+            "stores is missing",
+        ] {
+            assert!(text.contains(expected), "{expected}\n{text}");
+        }
+    }
+}
+
+#[test]
+fn a_configuration_that_is_not_there_exits_with_2_and_names_it() {
+    let output = xks_proxy(&["serve", "--config", "/nonexistent/xks-proxy.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("/nonexistent/xks-proxy.toml"));
+}

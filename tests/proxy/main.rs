@@ -1,0 +1,8 @@
+//! Tests of the running proxy: the real binary, real TLS, a real SoftHSM2 token, real clients.
+//!
+//! One module a subject. `tests/harness` starts what they need.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+mod command_line;
+mod development;
+mod observability;
