@@ -106,5 +106,7 @@ async fn readyz(State(state): State<AdminState>, Query(query): Query<ReadyzQuery
 async fn show_metrics(State(state): State<AdminState>) -> impl IntoResponse {
     /// Prometheus's text format.
     const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+    // What is measured only when somebody asks is measured now.
+    state.readiness.tokens.iter().for_each(|token| drop(token.health()));
     ([(http::header::CONTENT_TYPE, CONTENT_TYPE)], state.metrics.render())
 }

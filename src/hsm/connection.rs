@@ -1,7 +1,8 @@
 //! One login to one token: found by label, serial number or slot id.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use cryptoki::error::{Error, RvError};
@@ -12,6 +13,7 @@ use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
 use thiserror::Error;
 
+use super::ckr::Meaning;
 use super::module::{Module, ModuleFault, Modules};
 use super::token::{TokenSettings, UserType};
 use super::{Sealed, TokenIdentity, ckr};
@@ -50,6 +52,10 @@ pub(super) struct Connection {
     pub(super) epoch: Epoch,
     /// What tells a bad tag from a broken token; there once the first probe has ended.
     pub(super) known_good: ArcSwapOption<KnownGood>,
+    /// Why it ended, once it has: a lost token took its sessions along, otherwise they are still to be closed.
+    pub(super) lost: OnceLock<Meaning>,
+    /// The probe has shown that what the token encrypts does not decrypt: none of it may leave.
+    pub(super) encrypts_wrongly: AtomicBool,
 }
 
 /// A ciphertext of the health key that decrypts, as it has been seen to.
@@ -65,7 +71,7 @@ pub(super) fn connect(
     settings: &TokenSettings,
     modules: &Modules,
     epoch: Epoch,
-    rejected: Option<&Secret>,
+    rejected: Option<&Rejection>,
 ) -> Result<(Connection, Session), ConnectionFault> {
     let module = modules.load(&settings.module)?;
     let (slot, token) = find(&module, &settings.selector)?;
@@ -77,7 +83,15 @@ pub(super) fn connect(
     let session = module.pkcs11.open_rw_session(slot).map_err(|error| call_fault("C_OpenSession", &error))?;
     log_in(settings, &token, &session, rejected)?;
     let identity = Arc::new(identity(&token));
-    let connection = Connection { module, slot, identity, epoch, known_good: ArcSwapOption::empty() };
+    let connection = Connection {
+        module,
+        slot,
+        identity,
+        epoch,
+        known_good: ArcSwapOption::empty(),
+        lost: OnceLock::new(),
+        encrypts_wrongly: AtomicBool::new(false),
+    };
     Ok((connection, session))
 }
 
@@ -110,15 +124,15 @@ fn log_in(
     settings: &TokenSettings,
     token: &TokenInfo,
     session: &Session,
-    rejected: Option<&Secret>,
+    rejected: Option<&Rejection>,
 ) -> Result<(), ConnectionFault> {
     let Some(source) = &settings.pin else {
         return if token.login_required() { Err(ConnectionFault::PinNeeded) } else { Ok(()) };
     };
     let pin = source.read()?;
     // Every further try of a wrong PIN brings the token nearer to locking it.
-    if rejected == Some(&pin) {
-        return Err(ConnectionFault::PinRejected { pin, code: "CKR_PIN_INCORRECT".into() });
+    if let Some(rejected) = rejected.filter(|rejected| rejected.pin == pin) {
+        return Err(ConnectionFault::PinRejected(rejected.clone()));
     }
     let user_type = match settings.user_type {
         UserType::User => CryptokiUserType::User,
@@ -139,7 +153,7 @@ fn log_in(
                     | RvError::PinExpired
             );
             if is_about_pin {
-                Err(ConnectionFault::PinRejected { pin, code: ckr::name(code) })
+                Err(ConnectionFault::PinRejected(Rejection { pin, code: ckr::name(code) }))
             } else {
                 Err(call_fault("C_Login", &error))
             }
@@ -159,6 +173,15 @@ fn identity(token: &TokenInfo) -> TokenIdentity {
 
 fn call_fault(call: &'static str, error: &Error) -> ConnectionFault {
     ConnectionFault::Call { call, code: ckr::name(ckr::code_of(error)) }
+}
+
+/// A PIN that the token refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The PIN, to know when it changes.
+    pub pin: Secret,
+    /// The return code.
+    pub code: Box<str>,
 }
 
 /// Why there is no connection.
@@ -188,13 +211,8 @@ pub enum ConnectionFault {
     #[error("the token wants a login: give its PIN in the configuration")]
     PinNeeded,
     /// The token refused the PIN. It is not tried again until it changes.
-    #[error("the token refused the PIN with {code}; it is not tried again until the PIN's content changes")]
-    PinRejected {
-        /// The PIN, to know when it changes.
-        pin: Secret,
-        /// The return code.
-        code: Box<str>,
-    },
+    #[error("the token refused the PIN with {}; it is not tried again until the PIN's content changes", .0.code)]
+    PinRejected(Rejection),
     /// A call failed.
     #[error("{call} failed with {code}")]
     Call {

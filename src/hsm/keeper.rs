@@ -2,23 +2,24 @@
 //! connects anew when the token is lost. It has a session of its own, so that none of this is in a request's way.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cryptoki::session::Session;
-use tokio::sync::oneshot;
+use cryptoki::session::{Session, SessionState};
 
 use super::ckr::{self, Meaning};
-use super::connection::{Connection, ConnectionFault, Epoch, connect};
+use super::connection::{Connection, ConnectionFault, Epoch, Rejection, connect};
 use super::keys::{Enumeration, KeyEntry, SearchFault};
 use super::module::Modules;
 use super::probe::{self, ProbeKey};
 use super::token::Shared;
 use super::{HealthStatus, HsmError, KeyLocator};
 use crate::clock;
-use crate::secret::Secret;
 
-/// Keys read between two looks at the clock and the messages.
-const KEYS_A_STEP: usize = 64;
+/// How long keys are read between two looks at the messages: no search waits longer.
+const STEP: Duration = Duration::from_millis(5);
+/// Time between enumerations that doubts about handles have caused.
+const MIN_REINDEX_INTERVAL: Duration = Duration::from_secs(1);
 /// First pause before connecting anew; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause before connecting anew.
@@ -26,10 +27,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the keeper is asked.
 pub(super) enum Message {
-    /// Search a key that the index does not hold.
-    Search { locator: KeyLocator, reply: oneshot::Sender<Result<Arc<KeyEntry>, HsmError>> },
-    /// The connection of that epoch is lost.
-    Lost(Epoch),
+    /// Search a key that the index does not hold; `searches` of [`Shared`] has who waits.
+    Search(KeyLocator),
+    /// Make the index anew.
+    Reindex,
+    /// Look at what has changed.
+    Wake,
     /// End.
     Stop,
 }
@@ -37,30 +40,40 @@ pub(super) enum Message {
 /// The keeper's life: ends with [`Message::Stop`].
 pub(super) fn run(shared: &Shared, modules: &Modules, messages: &flume::Receiver<Message>) {
     let mut epoch = 0;
-    let mut rejected: Option<Secret> = None;
-    let mut pause = FIRST_PAUSE;
+    let mut rejected: Option<Rejection> = None;
+    let mut pause = Duration::ZERO;
     loop {
         epoch += 1;
         shared.probe.begin();
         match connect(&shared.settings, modules, Epoch(epoch), rejected.as_ref()) {
             Ok((connection, session)) => {
-                pause = FIRST_PAUSE;
+                let began_at = clock::now();
                 let connection = Arc::new(connection);
-                if serve(shared, &connection, &session, messages).is_err() {
-                    return;
-                }
+                let Ok(has_worked) = serve(shared, &connection, &session, messages) else { return };
                 shared.disconnect();
-                std::mem::forget(session);
-            }
-            Err(fault) => {
-                report(shared, &fault, rejected.is_some());
-                if let ConnectionFault::PinRejected { pin, .. } = fault {
-                    rejected = Some(pin);
+                if connection.lost.get() == Some(&Meaning::TokenLost) {
+                    std::mem::forget(session);
+                }
+                // One that does not last is not made again and again without a breath; one that never worked even less.
+                if began_at.elapsed() > MAX_PAUSE {
+                    pause = Duration::ZERO;
+                } else if has_worked {
+                    pause = pause.min(FIRST_PAUSE);
                 }
                 if wait(shared, messages, pause).is_err() {
                     return;
                 }
-                pause = (2 * pause).min(MAX_PAUSE);
+                pause = (2 * pause).clamp(FIRST_PAUSE, MAX_PAUSE);
+            }
+            Err(fault) => {
+                report(shared, &fault, rejected.is_some());
+                if let ConnectionFault::PinRejected(rejection) = fault {
+                    rejected = Some(rejection);
+                }
+                pause = (2 * pause).clamp(FIRST_PAUSE, MAX_PAUSE);
+                if wait(shared, messages, pause).is_err() {
+                    return;
+                }
             }
         }
     }
@@ -74,8 +87,8 @@ fn wait(shared: &Shared, messages: &flume::Receiver<Message>, pause: Duration) -
     let until = clock::now() + pause;
     loop {
         match messages.recv_deadline(until) {
-            Ok(Message::Search { reply, .. }) => drop(reply.send(Err(shared.unavailable()))),
-            Ok(Message::Lost(_)) => {}
+            Ok(Message::Search(locator)) => shared.searches.end(&locator, &Err(shared.unavailable())),
+            Ok(Message::Wake | Message::Reindex) => {}
             Err(flume::RecvTimeoutError::Timeout) => return Ok(()),
             Ok(Message::Stop) | Err(flume::RecvTimeoutError::Disconnected) => return Err(Stopped),
         }
@@ -86,30 +99,40 @@ fn report(shared: &Shared, fault: &ConnectionFault, pin_was_rejected: bool) {
     let reason: Arc<str> = fault.to_string().into();
     let is_news = shared.set_unavailable(&reason);
     shared.probe.end(HealthStatus::Unavailable, Some(Arc::clone(&reason)));
-    let is_old_rejection = pin_was_rejected && matches!(fault, ConnectionFault::PinRejected { .. });
+    let is_old_rejection = pin_was_rejected && matches!(fault, ConnectionFault::PinRejected(_));
     if is_news && !is_old_rejection {
         tracing::error!(token = %shared.settings.name, %reason, "the token is not usable");
     }
 }
 
-/// Serves one connection until it is lost.
+/// Serves one connection until it is lost; true if it ever worked.
 fn serve(
     shared: &Shared,
     connection: &Arc<Connection>,
     session: &Session,
     messages: &flume::Receiver<Message>,
-) -> Result<(), Stopped> {
+) -> Result<bool, Stopped> {
     let mut keeper = Keeper::new(shared, connection, session);
     keeper.probe();
-    keeper.shared.connect(connection);
-    while !keeper.is_lost {
+    let has_worked = !keeper.is_lost;
+    if has_worked {
+        keeper.shared.connect(connection);
+    }
+    while !keeper.is_lost && !shared.is_lost(connection.epoch) {
+        shared.probe.enter();
         keeper.index_step();
+        shared.probe.leave();
         match messages.recv_deadline(keeper.next_wake()) {
-            Ok(Message::Search { locator, reply }) => {
-                // Whoever asked may have left by now; the index keeps what is found either way.
-                let _ = reply.send(keeper.search(&locator));
+            // Nobody waits for it any more: it never reaches the token.
+            Ok(Message::Search(locator)) if !shared.searches.is_awaited(&locator) => {}
+            Ok(Message::Search(locator)) => {
+                shared.probe.enter();
+                let found = keeper.search(&locator);
+                shared.probe.leave();
+                shared.searches.end(&locator, &found);
             }
-            Ok(Message::Lost(epoch)) => keeper.is_lost |= epoch == connection.epoch,
+            Ok(Message::Reindex) => keeper.reindex_soon(),
+            Ok(Message::Wake) => {}
             Err(flume::RecvTimeoutError::Timeout) => {}
             Ok(Message::Stop) | Err(flume::RecvTimeoutError::Disconnected) => return Err(Stopped),
         }
@@ -117,7 +140,7 @@ fn serve(
             keeper.probe();
         }
     }
-    Ok(())
+    Ok(has_worked)
 }
 
 struct Keeper<'a> {
@@ -127,6 +150,8 @@ struct Keeper<'a> {
     next_probe: Instant,
     next_enumeration: Instant,
     enumeration: Option<Enumeration>,
+    /// When the last enumeration began.
+    indexed_at: Instant,
     probe_key: Option<ProbeKey>,
     has_warned: bool,
     is_lost: bool,
@@ -143,10 +168,32 @@ impl<'a> Keeper<'a> {
             next_probe: now,
             next_enumeration: now,
             enumeration: None,
+            indexed_at: now,
             probe_key: None,
             has_warned: false,
             is_lost: false,
         }
+    }
+
+    /// Makes the index anew, but not all the time.
+    fn reindex_soon(&mut self) {
+        if self.enumeration.is_none() {
+            self.next_enumeration = self.next_enumeration.min(self.indexed_at + MIN_REINDEX_INTERVAL);
+        }
+    }
+
+    /// Without a login a token shows no private object, and says nothing of it.
+    fn is_logged_in(&mut self) -> bool {
+        if self.shared.settings.pin.is_none() {
+            return true;
+        }
+        let state = self.session.get_session_info().map(|info| info.session_state());
+        let is_logged_in = matches!(
+            state,
+            Ok(SessionState::RwUser | SessionState::RwSecurityOfficer | SessionState::RoUser)
+        );
+        self.is_lost |= !is_logged_in;
+        is_logged_in
     }
 
     fn next_wake(&self) -> Instant {
@@ -156,11 +203,6 @@ impl<'a> Keeper<'a> {
     fn probe(&mut self) {
         self.shared.probe.begin();
         let (status, reason) = self.measure();
-        self.shared.metrics.health.set(match status {
-            HealthStatus::Unavailable => 0,
-            HealthStatus::Degraded => 1,
-            HealthStatus::Active => 2,
-        });
         self.shared.probe.end(status, reason);
         self.next_probe = clock::now() + self.shared.settings.probe_interval;
     }
@@ -168,12 +210,17 @@ impl<'a> Keeper<'a> {
     fn measure(&mut self) -> (HealthStatus, Option<Arc<str>>) {
         // A session key is looked past at every probe, so that a health key made meanwhile is taken.
         if !matches!(self.probe_key, Some(ProbeKey::Token(_)))
-            && let Some(reason) = self.find_probe_key()
+            && let Some((status, reason)) = self.find_probe_key()
         {
-            return (HealthStatus::Degraded, Some(reason));
+            return (status, Some(reason));
         }
         let Some(key) = &self.probe_key else { return (HealthStatus::Degraded, None) };
-        match probe::probe(self.connection, self.session, key) {
+        let first = probe::probe(self.connection, self.session, key);
+        let is_wrong = first.is_err_and(probe::says_that_it_does_not_decrypt)
+            && probe::probe(self.connection, self.session, key)
+                .is_err_and(probe::says_that_it_does_not_decrypt);
+        self.connection.encrypts_wrongly.store(is_wrong, Ordering::Relaxed);
+        match first {
             Ok(()) => (HealthStatus::Active, None),
             Err(failure) => {
                 let reason = probe::failure_reason(failure);
@@ -187,6 +234,7 @@ impl<'a> Keeper<'a> {
                     }
                     Meaning::SessionLost | Meaning::LoginLost | Meaning::TokenLost => {
                         self.is_lost = true;
+                        let _ = self.connection.lost.set(meaning);
                         (HealthStatus::Unavailable, Some(reason))
                     }
                     _ => (HealthStatus::Unavailable, Some(reason)),
@@ -196,15 +244,23 @@ impl<'a> Keeper<'a> {
     }
 
     /// Finds or makes the key to probe with; the reason where neither can be.
-    fn find_probe_key(&mut self) -> Option<Arc<str>> {
+    fn find_probe_key(&mut self) -> Option<(HealthStatus, Arc<str>)> {
         let label = &self.shared.settings.health_key_label;
-        if let Some(ProbeKey::Session(handle)) = self.probe_key.take()
-            && super::keys::find_by_label(self.session, label).ok().flatten().is_none()
-        {
-            self.probe_key = Some(ProbeKey::Session(handle));
-            return None;
+        match super::keys::find_by_label(self.session, label) {
+            Ok(Some(handle)) => {
+                self.probe_key = Some(ProbeKey::Token(handle));
+                return None;
+            }
+            Ok(None) if self.probe_key.is_some() => return None,
+            Ok(None) => {}
+            Err(error) => {
+                let code = ckr::code_of(&error);
+                self.note_failure("C_FindObjects", code);
+                let reason = format!("the health key cannot be searched: {}", ckr::name(code));
+                return Some((HealthStatus::Unavailable, reason.into()));
+            }
         }
-        match ProbeKey::find_or_make(self.session, label) {
+        match ProbeKey::make(self.session) {
             Ok(key) => {
                 self.probe_key = Some(key);
                 None
@@ -226,7 +282,7 @@ impl<'a> Keeper<'a> {
                          decrypt, sensitive and not extractable, and map it to no external key"
                     );
                 }
-                Some(reason)
+                Some((HealthStatus::Degraded, reason))
             }
         }
     }
@@ -234,7 +290,8 @@ impl<'a> Keeper<'a> {
     /// Reads some more keys, if the index is being made.
     fn index_step(&mut self) {
         if self.enumeration.is_none() && clock::now() >= self.next_enumeration {
-            self.next_enumeration = clock::now() + self.shared.settings.reindex_interval;
+            self.indexed_at = clock::now();
+            self.next_enumeration = self.indexed_at + self.shared.settings.reindex_interval;
             match Enumeration::start(self.session, self.connection.epoch) {
                 Ok(enumeration) => self.enumeration = Some(enumeration),
                 Err(error) => self.note_failure("C_FindObjects", ckr::code_of(&error)),
@@ -242,10 +299,12 @@ impl<'a> Keeper<'a> {
         }
         let Some(enumeration) = &mut self.enumeration else { return };
         let label = &self.shared.settings.health_key_label;
-        match enumeration.step(self.session, KEYS_A_STEP, label) {
+        match enumeration.step(self.session, clock::now() + STEP, label) {
             Ok(false) => {}
             Ok(true) => {
-                if let Some(enumeration) = self.enumeration.take() {
+                if self.is_logged_in()
+                    && let Some(enumeration) = self.enumeration.take()
+                {
                     enumeration.publish(&self.shared.keys);
                     let keys = self.shared.keys.len();
                     tracing::debug!(token = %self.shared.settings.name, keys, "indexed the token's keys");
@@ -259,9 +318,15 @@ impl<'a> Keeper<'a> {
     }
 
     fn search(&mut self, locator: &KeyLocator) -> Result<Arc<KeyEntry>, HsmError> {
+        if let Some(found) = self.shared.keys.find(locator, self.connection.epoch) {
+            return found;
+        }
         let label = &self.shared.settings.health_key_label;
         let found = self.shared.keys.search(self.session, self.connection.epoch, locator, label);
         found.map_err(|fault| match fault {
+            SearchFault::Key(HsmError::KeyNotFound) if !self.is_logged_in() => {
+                HsmError::Unavailable("the login was lost".into())
+            }
             SearchFault::Key(error) => {
                 if let HsmError::KeyAmbiguous { count } = error {
                     tracing::error!(token = %self.shared.settings.name, %locator, count, "several keys answer to one name: none is used");
@@ -280,6 +345,9 @@ impl<'a> Keeper<'a> {
         let meaning = ckr::meaning(code);
         self.shared.metrics.failed(meaning.label());
         tracing::error!(token = %self.shared.settings.name, call, code = %ckr::name(code), "the token failed a call");
-        self.is_lost |= matches!(meaning, Meaning::SessionLost | Meaning::LoginLost | Meaning::TokenLost);
+        if matches!(meaning, Meaning::SessionLost | Meaning::LoginLost | Meaning::TokenLost) {
+            self.is_lost = true;
+            let _ = self.connection.lost.set(meaning);
+        }
     }
 }

@@ -20,8 +20,9 @@ pub(super) struct KeyEntry {
     pub(super) epoch: Epoch,
     attributes: ArcSwap<ReadAttributes>,
     is_stale: AtomicBool,
-    /// Watches the IVs that are used under this key.
-    pub(super) ivs: IvGuard,
+    is_being_read: AtomicBool,
+    label: Option<Box<str>>,
+    id: Option<Box<[u8]>>,
 }
 
 struct ReadAttributes {
@@ -30,13 +31,25 @@ struct ReadAttributes {
 }
 
 impl KeyEntry {
-    fn new(handle: ObjectHandle, epoch: Epoch, attributes: KeyAttributes) -> Self {
+    fn new(object: &KeyObject, epoch: Epoch) -> Self {
+        let attributes = object.attributes;
         Self {
-            handle,
+            handle: object.handle,
             epoch,
             attributes: ArcSwap::from_pointee(ReadAttributes { attributes, read_at: clock::now() }),
             is_stale: AtomicBool::new(false),
-            ivs: IvGuard::default(),
+            is_being_read: AtomicBool::new(false),
+            label: object.label.clone(),
+            id: object.id.clone(),
+        }
+    }
+
+    /// Aged attributes that somebody is reading anew already: good enough for everybody else meanwhile.
+    pub(super) fn claim_reading(&self) -> Result<ReadingClaim<'_>, KeyAttributes> {
+        if self.is_being_read.swap(true, Ordering::AcqRel) && !self.is_stale.load(Ordering::Relaxed) {
+            Err(self.attributes.load().attributes)
+        } else {
+            Ok(ReadingClaim(self))
         }
     }
 
@@ -47,6 +60,10 @@ impl KeyEntry {
         is_fresh.then_some(read.attributes)
     }
 
+    fn is_same_key(&self, other: &Self) -> bool {
+        self.handle == other.handle && self.label == other.label && self.id == other.id
+    }
+
     pub(super) fn set_attributes(&self, attributes: KeyAttributes) {
         self.attributes.store(Arc::new(ReadAttributes { attributes, read_at: clock::now() }));
         self.is_stale.store(false, Ordering::Relaxed);
@@ -55,6 +72,15 @@ impl KeyEntry {
     /// The token has just contradicted the attributes: they are read again before the next use.
     pub(super) fn doubt_attributes(&self) {
         self.is_stale.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Somebody reads the attributes; gives the claim back when dropped.
+pub(super) struct ReadingClaim<'k>(&'k KeyEntry);
+
+impl Drop for ReadingClaim<'_> {
+    fn drop(&mut self) {
+        self.0.is_being_read.store(false, Ordering::Release);
     }
 }
 
@@ -106,10 +132,10 @@ impl KeyIndex {
     }
 
     /// Takes a key out whose handle the token no longer knows.
-    pub(super) fn forget(&self, handle: ObjectHandle) {
+    pub(super) fn forget(&self, gone: &Arc<KeyEntry>) {
         self.found.rcu(|found| {
             let mut found = HashMap::clone(found);
-            found.retain(|_, entry| !matches!(entry, Found::One(entry) if entry.handle == handle));
+            found.retain(|_, entry| !matches!(entry, Found::One(entry) if Arc::ptr_eq(entry, gone)));
             found
         });
     }
@@ -141,7 +167,7 @@ impl KeyIndex {
         }
         let found = match objects.as_slice() {
             [] => return Err(SearchFault::Key(HsmError::KeyNotFound)),
-            [object] => Found::One(Arc::new(KeyEntry::new(object.handle, epoch, object.attributes))),
+            [object] => Found::One(Arc::new(KeyEntry::new(object, epoch))),
             several => Found::Many(several.len()),
         };
         self.found.rcu(|index| {
@@ -192,15 +218,16 @@ impl Enumeration {
     pub(super) fn step(
         &mut self,
         session: &Session,
-        count: usize,
+        until: Instant,
         reserved_label: &str,
     ) -> Result<bool, Error> {
-        for handle in self.handles.by_ref().take(count) {
+        while clock::now() < until {
+            let Some(handle) = self.handles.next() else { break };
             let Some(object) = read(session, handle)? else { continue };
             if object.label.as_deref() == Some(reserved_label) {
                 continue;
             }
-            let entry = Arc::new(KeyEntry::new(handle, self.epoch, object.attributes));
+            let entry = Arc::new(KeyEntry::new(&object, self.epoch));
             let label = object.label.map(KeyLocator::Label);
             let id = object.id.map(KeyLocator::Id);
             for locator in [label, id].into_iter().flatten() {
@@ -229,7 +256,7 @@ impl Enumeration {
                 continue;
             }
             match found.get_mut(locator) {
-                Some(Found::One(entry)) if entry.handle == old_entry.handle => {
+                Some(Found::One(entry)) if entry.is_same_key(old_entry) => {
                     old_entry.set_attributes(entry.attributes.load().attributes);
                     *entry = Arc::clone(old_entry);
                 }
@@ -269,11 +296,10 @@ pub(super) fn find_by_label(session: &Session, label: &str) -> Result<Option<Obj
 }
 
 /// The attributes of a key, `None` where the token no longer has it.
-pub(super) fn read_attributes(
-    session: &Session,
-    handle: ObjectHandle,
-) -> Result<Option<KeyAttributes>, Error> {
-    Ok(read(session, handle)?.map(|object| object.attributes))
+pub(super) fn read_attributes(session: &Session, key: &KeyEntry) -> Result<Option<KeyAttributes>, Error> {
+    // A handle of another name has come to mean another key.
+    let object = read(session, key.handle)?.filter(|object| object.label == key.label && object.id == key.id);
+    Ok(object.map(|object| object.attributes))
 }
 
 fn read(session: &Session, handle: ObjectHandle) -> Result<Option<KeyObject>, Error> {
@@ -318,7 +344,12 @@ fn read(session: &Session, handle: ObjectHandle) -> Result<Option<KeyObject>, Er
         Some(KeyType::AES) => KeyKind::Aes { bits: value_bytes.map(|bytes| bytes * 8) },
         other => KeyKind::Other(other.map_or(u64::MAX, |key_type| *key_type)),
     };
-    Ok(Some(KeyObject { handle, label, id, attributes: KeyAttributes { kind, usages } }))
+    Ok(Some(KeyObject {
+        handle,
+        label,
+        id,
+        attributes: KeyAttributes { object: handle.handle(), kind, usages },
+    }))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One session of a token and what is done on it, retries within the session's power included.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use cryptoki::error::RvError;
 use cryptoki::session::Session;
@@ -8,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::ckr::{self, Meaning};
 use super::connection::Connection;
-use super::keys::{self, KeyEntry};
+use super::keys::{self, IvGuard, KeyEntry};
 use super::token::IvSource;
 use super::{HsmError, KeyAttributes, Sealed};
 use crate::clock;
@@ -20,12 +21,33 @@ const IV_BYTES: usize = 12;
 /// A function that failed and its return code.
 type Failure = (&'static str, RvError);
 
+/// What a failed decryption says of the ciphertext.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Its tag does not fit.
+    BadTag,
+    /// That, or the token is at fault.
+    Open,
+    /// Nothing.
+    None,
+}
+
+/// Only C_Decrypt has seen the ciphertext.
+fn verdict((call, code): Failure) -> Verdict {
+    match ckr::meaning(code) {
+        Meaning::BadTag if call == "C_Decrypt" => Verdict::BadTag,
+        Meaning::BadTagOrFault if call == "C_Decrypt" => Verdict::Open,
+        _ => Verdict::None,
+    }
+}
+
 /// A session with its connection. Lives on one thread.
 pub(super) struct Lane {
     /// `None` after the session was lost and no other could be opened.
     session: Option<Session>,
     pub(super) connection: Arc<Connection>,
     iv_source: IvSource,
+    ivs: Arc<IvGuard>,
     metrics: TokenMetrics,
     /// What the session's failures said of the whole connection.
     lost: Option<Meaning>,
@@ -36,17 +58,24 @@ impl Lane {
     pub(super) fn open(
         connection: &Arc<Connection>,
         iv_source: IvSource,
+        ivs: &Arc<IvGuard>,
         metrics: &TokenMetrics,
-    ) -> Result<Self, HsmError> {
+    ) -> Result<Self, (HsmError, Option<Meaning>)> {
         let mut lane = Self {
             session: None,
             connection: Arc::clone(connection),
             iv_source,
+            ivs: Arc::clone(ivs),
             metrics: metrics.clone(),
             lost: None,
         };
-        lane.reopen()?;
-        Ok(lane)
+        match lane.open_session() {
+            Ok(()) => Ok(lane),
+            Err(failure) => {
+                let error = lane.error(failure);
+                Err((error, lane.lost))
+            }
+        }
     }
 
     /// Whether the lane's failures mean that login or token are gone.
@@ -54,9 +83,17 @@ impl Lane {
         self.lost
     }
 
-    /// Gives the session up without closing it: where the token lost it, its handle may by now be another's.
+    /// Gives the session up. Where the token was lost, its handle may by now be another's: it is not closed.
     pub(super) fn abandon(mut self) {
-        std::mem::forget(self.session.take());
+        let session = self.session.take();
+        if self.connection.lost.get() == Some(&Meaning::TokenLost) {
+            std::mem::forget(session);
+        }
+    }
+
+    /// A handle of another login means nothing here: the key is looked up anew.
+    fn require_epoch(&self, key: &KeyEntry) -> Result<(), HsmError> {
+        if key.epoch == self.connection.epoch { Ok(()) } else { Err(HsmError::KeyNotFound) }
     }
 
     /// Encrypts under a fresh IV; a lost session is replaced and the encryption done anew, under another IV.
@@ -66,6 +103,10 @@ impl Lane {
         aad: &[u8],
         plaintext: &[u8],
     ) -> Result<Sealed, HsmError> {
+        self.require_epoch(key)?;
+        if self.connection.encrypts_wrongly.load(Ordering::Relaxed) {
+            return Err(HsmError::Unavailable("what it encrypts does not decrypt".into()));
+        }
         let sealed = self.with_session(|lane, session| {
             let iv = lane.fresh_iv(session)?;
             let started = clock::now();
@@ -76,7 +117,7 @@ impl Lane {
         });
         let sealed = sealed.map_err(|failure| self.error(failure))?;
         // SPEC(ENC-IV-001): MUST be 12 or 16 bytes. INVARIANT of the product: no ciphertext leaves under an IV that is zero or was the one before.
-        if key.ivs.accepts(&sealed.iv) { Ok(sealed) } else { Err(HsmError::UnsafeIv) }
+        if self.ivs.accepts(&sealed.iv) { Ok(sealed) } else { Err(HsmError::UnsafeIv) }
     }
 
     /// Decrypts. Where the return code leaves open whether the tag or the token is bad, a ciphertext that is known to
@@ -87,25 +128,44 @@ impl Lane {
         sealed: &Sealed,
         aad: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
-        let plaintext = self.with_session(|lane, session| {
+        self.require_epoch(key)?;
+        let mut outcome = self.try_decrypt(key, sealed, aad);
+        if outcome.as_ref().is_err_and(|failure| verdict(*failure) == Verdict::Open)
+            && self.token_still_decrypts()
+        {
+            // Only what fails again is the ciphertext's fault: the first time it may have been the token's.
+            outcome =
+                self.try_decrypt(key, sealed, aad).map_err(|(call, code)| match verdict((call, code)) {
+                    Verdict::Open => (call, RvError::EncryptedDataInvalid),
+                    _ => (call, code),
+                });
+        }
+        outcome.map_err(|failure| match verdict(failure) {
+            Verdict::BadTag => HsmError::BadCiphertext,
+            _ => self.error(failure),
+        })
+    }
+
+    fn try_decrypt(
+        &mut self,
+        key: &KeyEntry,
+        sealed: &Sealed,
+        aad: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        self.with_session(|lane, session| {
             let started = clock::now();
             let gcm = &lane.connection.module.gcm;
             let plaintext = gcm.decrypt(session, key.handle, &sealed.iv, aad, &sealed.ciphertext_and_tag)?;
             lane.metrics.decrypted(started.elapsed());
             Ok(plaintext)
-        });
-        plaintext.map_err(|failure| match ckr::meaning(failure.1) {
-            Meaning::BadTag => HsmError::BadCiphertext,
-            Meaning::BadTagOrFault if self.token_still_decrypts() => HsmError::BadCiphertext,
-            _ => self.error(failure),
         })
     }
 
     /// Reads a key's attributes anew.
     pub(super) fn read_attributes(&mut self, key: &KeyEntry) -> Result<KeyAttributes, HsmError> {
+        self.require_epoch(key)?;
         let attributes = self.with_session(|_, session| {
-            keys::read_attributes(session, key.handle)
-                .map_err(|error| ("C_GetAttributeValue", ckr::code_of(&error)))
+            keys::read_attributes(session, key).map_err(|error| ("C_GetAttributeValue", ckr::code_of(&error)))
         });
         attributes.map_err(|failure| self.error(failure))?.ok_or(HsmError::KeyNotFound)
     }
@@ -155,10 +215,6 @@ impl Lane {
         let opened = self.connection.module.pkcs11.open_ro_session(self.connection.slot);
         self.session = Some(opened.map_err(|error| ("C_OpenSession", ckr::code_of(&error)))?);
         Ok(())
-    }
-
-    fn reopen(&mut self) -> Result<(), HsmError> {
-        self.open_session().map_err(|failure| self.error(failure))
     }
 
     /// A session that is still open, but in the middle of an operation, is closed; one that the token no longer knows

@@ -11,6 +11,7 @@ mod keys;
 mod lane;
 mod module;
 mod probe;
+mod searches;
 mod token;
 mod workers;
 
@@ -24,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Deadline;
 
-pub use connection::{ConnectionFault, TokenSelector};
+pub use connection::{ConnectionFault, Rejection, TokenSelector};
 pub use module::{ModuleFault, Modules};
 pub use token::{IvSource, Token, TokenSettings, UserType};
 
@@ -106,6 +107,8 @@ pub struct Sealed {
 /// What a key is and may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyAttributes {
+    /// Its object handle, to see whether two locators name one key; means nothing after the next login.
+    pub object: u64,
     /// Algorithm and length.
     pub kind: KeyKind,
     /// What its CKA_… booleans permit.

@@ -8,8 +8,9 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 
+use super::ckr::Meaning;
 use super::connection::{Connection, KnownGood};
-use super::{HealthStatus, Sealed, ckr, keys};
+use super::{HealthStatus, Sealed, ckr};
 use crate::clock;
 
 /// What the probe encrypts.
@@ -38,6 +39,16 @@ pub(super) struct Measurement {
 impl ProbeState {
     pub(super) fn begin(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).started_at = Some(clock::now());
+    }
+
+    /// The thread that probes goes into the module for something else: it cannot probe meanwhile.
+    pub(super) fn enter(&self) {
+        self.begin();
+    }
+
+    /// It came back.
+    pub(super) fn leave(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).started_at = None;
     }
 
     pub(super) fn end(&self, status: HealthStatus, reason: Option<Arc<str>>) {
@@ -78,12 +89,9 @@ pub(super) enum ProbeKey {
 }
 
 impl ProbeKey {
-    /// Finds the health key, or makes a session key. The error is why neither was to be had.
-    pub(super) fn find_or_make(session: &Session, label: &str) -> Result<Self, Error> {
+    /// Makes a session key.
+    pub(super) fn make(session: &Session) -> Result<Self, Error> {
         // SPEC(HEALTH-DEEP-004, HEALTH-DEEP-005): SHOULD probe with a test key, never one of a KMS key.
-        if let Some(handle) = keys::find_by_label(session, label)? {
-            return Ok(Self::Token(handle));
-        }
         let template = [
             Attribute::Token(false),
             Attribute::Private(true),
@@ -121,6 +129,12 @@ pub(super) fn probe(
     let sealed = Sealed { iv: iv.to_vec(), ciphertext_and_tag };
     connection.known_good.store(Some(Arc::new(KnownGood { key: key.handle(), sealed })));
     Ok(())
+}
+
+/// Whether a failed probe says that what was encrypted does not decrypt to the same.
+pub(super) fn says_that_it_does_not_decrypt((call, code): (&'static str, RvError)) -> bool {
+    let is_bad_tag = matches!(ckr::meaning(code), Meaning::BadTag | Meaning::BadTagOrFault);
+    call == "C_Decrypt" && (is_bad_tag || code == RvError::DataInvalid)
 }
 
 /// The reason that a failed probe gives.

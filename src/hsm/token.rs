@@ -1,10 +1,11 @@
 //! One PKCS#11 token as an [`Hsm`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::oneshot;
@@ -14,10 +15,11 @@ use zeroize::Zeroizing;
 use super::ckr::Meaning;
 use super::connection::{Connection, Epoch, TokenSelector};
 use super::keeper::{self, Message};
-use super::keys::{KeyEntry, KeyIndex};
+use super::keys::{IvGuard, KeyEntry, KeyIndex};
 use super::lane::Lane;
 use super::module::Modules;
 use super::probe::ProbeState;
+use super::searches::Searches;
 use super::workers::{self, Board, Job, Task};
 use super::{
     CallReport, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, Outcome, Plaintext,
@@ -29,8 +31,6 @@ use crate::secret::SecretSource;
 
 /// Searches that may wait for the keeper.
 const MAX_WAITING_SEARCHES: usize = 32;
-/// Misses remembered, so that the same one is not searched again at once.
-const MAX_REMEMBERED_MISSES: usize = 1024;
 
 /// Who logs in to the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,12 +100,20 @@ pub(super) struct Shared {
     identity: ArcSwapOption<TokenIdentity>,
     reason: ArcSwap<Box<str>>,
     messages: flume::Sender<Message>,
+    /// For workers that hand a job on.
+    pub(super) tasks: flume::Sender<Task>,
+    /// The last epoch that was found lost: the keeper looks here, whatever becomes of the message.
+    lost_epoch: AtomicU64,
+    /// The last IV, whichever key and login it was for.
+    pub(super) ivs: Arc<IvGuard>,
+    pub(super) searches: Searches,
 }
 
 impl Shared {
     /// A connection has been made: requests go to it from now on.
     pub(super) fn connect(&self, connection: &Arc<Connection>) {
         self.identity.store(Some(Arc::clone(&connection.identity)));
+        self.board.begin_anew();
         self.connection.store(Some(Arc::clone(connection)));
         self.metrics.connected.set(1);
         let identity = &connection.identity;
@@ -128,13 +136,24 @@ impl Shared {
 
     /// A worker found the connection of `epoch` lost.
     pub(super) fn lose(&self, epoch: Epoch, meaning: Meaning) {
-        let is_current = self.connection.load().as_ref().is_some_and(|connection| connection.epoch == epoch);
-        if is_current {
-            tracing::error!(token = %self.settings.name, loss = meaning.label(), "lost the token");
-            self.disconnect();
+        let current = self.connection.load();
+        if let Some(connection) = current.as_ref().filter(|connection| connection.epoch == epoch) {
+            let _ = connection.lost.set(meaning);
+            // Another may have been made in the meantime: that one is not lost.
+            let before = self.connection.compare_and_swap(&current, None);
+            if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, connection)) {
+                tracing::error!(token = %self.settings.name, loss = meaning.label(), "lost the token");
+                self.disconnect();
+            }
         }
-        // The keeper also finds out by its next probe, should its queue be full.
-        let _ = self.messages.try_send(Message::Lost(epoch));
+        self.lost_epoch.fetch_max(epoch.0, Ordering::AcqRel);
+        // Only wakes the keeper; where its queue is full, it is awake.
+        let _ = self.messages.try_send(Message::Wake);
+    }
+
+    /// Whether the connection of `epoch` was found lost.
+    pub(super) fn is_lost(&self, epoch: Epoch) -> bool {
+        self.lost_epoch.load(Ordering::Acquire) >= epoch.0
     }
 
     /// Says why the token is not usable; true if it is another reason than before.
@@ -157,7 +176,6 @@ impl Shared {
 pub struct Token {
     shared: Arc<Shared>,
     tasks: flume::Sender<Task>,
-    misses: Mutex<HashMap<KeyLocator, Instant>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -182,6 +200,10 @@ impl Token {
             identity: ArcSwapOption::empty(),
             reason: ArcSwap::from_pointee("not connected yet".into()),
             messages,
+            tasks: tasks.clone(),
+            lost_epoch: AtomicU64::new(0),
+            ivs: Arc::default(),
+            searches: Searches::new(settings.miss_memory),
             settings,
         });
         let mut threads = Vec::with_capacity(shared.settings.sessions + 1);
@@ -194,7 +216,7 @@ impl Token {
             let thread = std::thread::Builder::new().name(format!("hsm-{name}-{worker}"));
             threads.push(thread.spawn(move || workers::run(worker, &shared, &tasks))?);
         }
-        Ok(Self { shared, tasks, misses: Mutex::default(), threads })
+        Ok(Self { shared, tasks, threads })
     }
 
     /// Runs `work` on a session within the deadline.
@@ -208,12 +230,15 @@ impl Token {
         }
         let (reply, answer) = oneshot::channel();
         let queued_at = clock::now();
+        let taken_at = Arc::new(OnceLock::new());
+        let for_job = Arc::clone(&taken_at);
         let job: Job = Box::new(move |lane| {
             // Nobody waits for it any more: it never reaches the token.
             if reply.is_closed() || deadline.has_passed() {
                 return;
             }
             let started_at = clock::now();
+            let _ = for_job.set(started_at);
             let result = lane.and_then(work);
             // The asking side may leave while the token works.
             let _ = reply.send((result, started_at, clock::now()));
@@ -232,8 +257,17 @@ impl Token {
             }
             Ok(Err(_)) if !deadline.has_passed() => Outcome::failed(HsmError::Worker),
             Ok(Err(_)) | Err(_) => {
-                let report =
-                    CallReport { token_serial, queue_time: queued_at.elapsed(), ..CallReport::default() };
+                let report = match taken_at.get() {
+                    Some(started_at) => CallReport {
+                        token_serial,
+                        queue_time: *started_at - queued_at,
+                        call_time: started_at.elapsed(),
+                        attempts: 1,
+                    },
+                    None => {
+                        CallReport { token_serial, queue_time: queued_at.elapsed(), ..CallReport::default() }
+                    }
+                };
                 Outcome { result: Err(HsmError::DeadlinePassed), report }
             }
         }
@@ -254,13 +288,15 @@ impl Token {
     }
 
     async fn search(&self, locator: &KeyLocator, deadline: Deadline) -> Result<Arc<KeyEntry>, HsmError> {
-        if self.was_missed_just_now(locator) {
+        let searches = &self.shared.searches;
+        if searches.was_missed_just_now(locator) {
             self.shared.metrics.searched("remembered_miss");
             return Err(HsmError::KeyNotFound);
         }
-        let (reply, answer) = oneshot::channel();
-        if self.shared.messages.try_send(Message::Search { locator: locator.clone(), reply }).is_err() {
+        let (answer, is_first) = searches.join(locator);
+        if is_first && self.shared.messages.try_send(Message::Search(locator.clone())).is_err() {
             self.shared.metrics.searched("refused");
+            searches.end(locator, &Err(HsmError::TooManySearches));
             return Err(HsmError::TooManySearches);
         }
         let found = match timeout_at(deadline.instant().into(), answer).await {
@@ -272,27 +308,11 @@ impl Token {
             Ok(_) => self.shared.metrics.searched("found"),
             Err(HsmError::KeyNotFound) => {
                 self.shared.metrics.searched("missed");
-                self.remember_miss(locator);
+                searches.remember_miss(locator);
             }
             Err(_) => self.shared.metrics.searched("failed"),
         }
         found
-    }
-
-    fn was_missed_just_now(&self, locator: &KeyLocator) -> bool {
-        let misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        misses.get(locator).is_some_and(|at| at.elapsed() < self.shared.settings.miss_memory)
-    }
-
-    fn remember_miss(&self, locator: &KeyLocator) {
-        let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        if misses.len() >= MAX_REMEMBERED_MISSES {
-            let memory = self.shared.settings.miss_memory;
-            misses.retain(|_, at| at.elapsed() < memory);
-        }
-        if misses.len() < MAX_REMEMBERED_MISSES {
-            misses.insert(locator.clone(), clock::now());
-        }
     }
 
     /// Runs `work` on the key that answers to `locator`. A handle that the token no longer knows is looked up anew and
@@ -313,7 +333,16 @@ impl Token {
             let Outcome { result, report } = self.submit(deadline, move |lane| work(lane, &for_job)).await;
             total.add(&report);
             match result {
-                Err(HsmError::KeyNotFound) if !is_last => self.shared.keys.forget(entry.handle),
+                Err(HsmError::KeyNotFound) if !is_last => {
+                    self.shared.keys.forget(&entry);
+                    // Where one handle means nothing any more, others may not either.
+                    let _ = self.shared.messages.try_send(Message::Reindex);
+                }
+                // The key is there, as a look has just shown: the token is at fault.
+                Err(HsmError::KeyNotFound) => {
+                    let error = HsmError::Device { call: "a call", code: "CKR_KEY_HANDLE_INVALID".into() };
+                    return Outcome { result: Err(error), report: total };
+                }
                 Err(error) => {
                     if matches!(error, HsmError::KeyNotPermitted { .. }) {
                         entry.doubt_attributes();
@@ -377,6 +406,10 @@ impl Hsm for Token {
             if let Some(attributes) = entry.fresh_attributes(self.shared.settings.attributes_max_age) {
                 return Outcome { result: Ok(attributes), report: CallReport::default() };
             }
+            let _claim = match entry.claim_reading() {
+                Ok(claim) => claim,
+                Err(aged) => return Outcome { result: Ok(aged), report: CallReport::default() },
+            };
             self.with_key(key, deadline, |lane, key| {
                 let attributes = lane.read_attributes(key)?;
                 key.set_attributes(attributes);
@@ -395,15 +428,26 @@ impl Hsm for Token {
             Some(measurement) => (Some(measurement.status), measurement.reason),
             None => (None, None),
         };
-        if stalled > 0 && status == Some(HealthStatus::Active) {
+        let without_session = self.shared.board.without_session();
+        if without_session > 0 && status > Some(HealthStatus::Unavailable) {
+            let is_all = without_session == self.shared.board.workers();
+            status = Some(if is_all { HealthStatus::Unavailable } else { HealthStatus::Degraded });
+            reason = Some(format!("{without_session} sessions cannot be opened").into());
+        }
+        if stalled > 0 && status > Some(HealthStatus::Unavailable) {
             let is_all = stalled == self.shared.board.workers();
             status = Some(if is_all { HealthStatus::Unavailable } else { HealthStatus::Degraded });
             reason = Some(format!("{stalled} sessions hang in a call").into());
         }
-        if status == Some(HealthStatus::Active) && self.shared.connection.load().is_none() {
+        if status > Some(HealthStatus::Unavailable) && self.shared.connection.load().is_none() {
             status = Some(HealthStatus::Unavailable);
             reason = Some(Arc::from(&***self.shared.reason.load()));
         }
+        self.shared.metrics.health.set(match status {
+            None | Some(HealthStatus::Unavailable) => 0,
+            Some(HealthStatus::Degraded) => 1,
+            Some(HealthStatus::Active) => 2,
+        });
         vec![TokenHealth {
             name: Arc::clone(&settings.name),
             identity: self.shared.identity.load_full(),
