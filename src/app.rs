@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::admin::{self, Readiness};
@@ -100,6 +100,10 @@ pub async fn run(
     config: Config,
     dropped_lines: impl Fn() -> usize + Send + 'static,
 ) -> Result<Ended, AppError> {
+    // Before anything is promised: a signal that comes during the start ends it in order too.
+    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let [terminate, interrupt] = signals;
+    let signals = (terminate.map_err(AppError::Signal)?, interrupt.map_err(AppError::Signal)?);
     let metrics = Arc::new(Metrics::new());
     let listener = listen(config.listen, "KMS").await?;
     let admin_listener = listen(config.admin_listen, "operators").await?;
@@ -126,7 +130,7 @@ pub async fn run(
     }
     tokio::spawn(count_dropped_lines(metrics, dropped_lines));
     let (switch, drain) = Drain::channel();
-    tokio::spawn(shut_down(switch, readiness, config.timeouts.lame_duck)?);
+    tokio::spawn(shut_down(switch, signals, readiness, config.timeouts.lame_duck));
     let left = server::serve(state, listener, drain).await;
     if left > 0 {
         tracing::warn!(connections = left, "connections were still open at the end of the drain time");
@@ -155,14 +159,13 @@ async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListene
 
 /// On SIGTERM or SIGINT: not ready at once, new connections still served while load balancers notice, then drain. A
 /// second signal ends the waiting.
-fn shut_down(
+async fn shut_down(
     switch: watch::Sender<bool>,
+    (mut terminate, mut interrupt): (Signal, Signal),
     readiness: Arc<Readiness>,
     lame_duck: Duration,
-) -> Result<impl Future<Output = ()>, AppError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signal)?;
-    Ok(async move {
+) {
+    {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         readiness.drain();
         tracing::info!(
@@ -176,7 +179,7 @@ fn shut_down(
         }
         tracing::info!("draining: no new connections; those that are open are told to close");
         switch.send_replace(true);
-    })
+    }
 }
 
 async fn count_dropped_lines(metrics: Arc<Metrics>, dropped_lines: impl Fn() -> usize + Send) {

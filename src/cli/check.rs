@@ -1,7 +1,11 @@
 //! `xks-proxy check`.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use xks_spec::ExternalKeyId;
 
 use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, complain, environment, print};
 use crate::app::Tokens;
@@ -136,6 +140,7 @@ fn report_token(health: &TokenHealth, report: &mut Report) {
 async fn check_stores(stores: &KeyStores, report: &mut Report) {
     let mut stores: Vec<_> = stores.iter().collect();
     stores.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut owners: HashMap<_, (&str, &ExternalKeyId)> = HashMap::new();
     for store in stores {
         let mut keys: Vec<_> = store.keys.listed().collect();
         keys.sort_by_key(|(id, _)| *id);
@@ -151,6 +156,17 @@ async fn check_stores(stores: &KeyStores, report: &mut Report) {
                 &found.result,
                 report,
             );
+            let Ok(attributes) = found.result else { continue };
+            // The configuration alone cannot tell that a label here and a CKA_ID there are one key's.
+            let token = store.hsm.health().first().map(|token| Arc::clone(&token.name));
+            let other = owners.insert((token, attributes.object), (&store.name, id));
+            if let Some((other_store, other_id)) = other.filter(|(other, _)| **other != *store.name) {
+                report.fault(&format!(
+                    "store {} key {id} and store {other_store} key {other_id} are one key in the token: \
+                     each store could decrypt what the other encrypts",
+                    store.name
+                ));
+            }
         }
     }
 }

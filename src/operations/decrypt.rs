@@ -21,8 +21,8 @@ pub async fn decrypt(
     id: &ExternalKeyId,
     body: &[u8],
 ) -> Result<DecryptResponse, Error> {
-    let request = DecryptRequest::parse(body, context.limits).map_err(body_error(Operation::Decrypt))?;
-    context.note_metadata(request.metadata);
+    let request = DecryptRequest::parse(body, context.limits, &mut context.trace.metadata)
+        .map_err(body_error(Operation::Decrypt))?;
     let key = context.find_key(id)?;
     let metadata = CiphertextMetadata::from_bytes(&request.ciphertext_metadata);
     let version = match metadata {

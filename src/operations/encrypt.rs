@@ -23,8 +23,8 @@ pub async fn encrypt(
     id: &ExternalKeyId,
     body: &[u8],
 ) -> Result<EncryptResponse, Error> {
-    let request = EncryptRequest::parse(body, context.limits).map_err(body_error(Operation::Encrypt))?;
-    context.note_metadata(request.metadata);
+    let request = EncryptRequest::parse(body, context.limits, &mut context.trace.metadata)
+        .map_err(body_error(Operation::Encrypt))?;
     let key = context.find_key(id)?;
     let attributes = context.look_up(&key.primary).await?;
     context.require_enabled(&key)?;

@@ -19,8 +19,7 @@ pub async fn get_key_metadata(
 ) -> Result<GetKeyMetadataResponse, Error> {
     // SPEC(ERR-USAGE-003): usages are told here, not judged.
     let operation = Operation::GetKeyMetadata;
-    let metadata = parse_metadata_only(body, operation).map_err(body_error(operation))?;
-    context.note_metadata(metadata);
+    parse_metadata_only(body, operation, &mut context.trace.metadata).map_err(body_error(operation))?;
     let key = context.find_key(id)?;
     let attributes = context.look_up(&key.primary).await??;
     context.trace.key_version = Some(key.primary.number);

@@ -46,11 +46,6 @@ pub struct Trace {
 }
 
 impl Context<'_> {
-    /// Notes who asked, whatever comes of it.
-    fn note_metadata(&mut self, metadata: RequestMetadata) {
-        self.trace.metadata = Some(metadata);
-    }
-
     /// What the id stands for in this store.
     fn find_key(&self, id: &ExternalKeyId) -> Result<Arc<ExternalKey>, Error> {
         self.store.keys.find(id).ok_or(Error::KeyNotMapped)

@@ -78,11 +78,7 @@ impl Activity {
         let head_began = self.head_began.swap(NEVER, Ordering::Relaxed);
         let last_read = self.last_read.load(Ordering::Relaxed);
         let is_alone = self.in_flight.fetch_add(1, Ordering::Relaxed) == 0;
-        let nanos = if head_began != NEVER && is_alone && !self.is_http2.load(Ordering::Relaxed) {
-            head_began
-        } else {
-            last_read
-        };
+        let nanos = if head_began != NEVER && is_alone && !self.is_http2() { head_began } else { last_read };
         let is_first = self.requests.fetch_add(1, Ordering::Relaxed) == 0;
         InFlight { first_byte_at: self.instant(nanos), is_first, activity: Arc::clone(self) }
     }
@@ -101,8 +97,14 @@ impl Activity {
         self.closing.load(Ordering::Relaxed)
     }
 
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2.load(Ordering::Relaxed)
+    }
+
+    /// Whether no request is being worked on, and none has begun to arrive.
     pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) == 0
+        let has_begun = !self.is_http2() && self.head_began.load(Ordering::Relaxed) != NEVER;
+        self.in_flight.load(Ordering::Relaxed) == 0 && !has_begun
     }
 
     /// When the connection has been silent for too long, and why; `None` while a request is being worked on, which has
@@ -120,7 +122,7 @@ impl Activity {
         };
         // On HTTP/2 bytes come that belong to no request.
         match self.head_began.load(Ordering::Relaxed) {
-            nanos if nanos != NEVER && !self.is_http2.load(Ordering::Relaxed) => {
+            nanos if nanos != NEVER && !self.is_http2() => {
                 let header = self.instant(nanos) + timeouts.header;
                 Some(if header < idle { (header, "slow_header") } else { (idle, reason) })
             }

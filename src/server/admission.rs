@@ -15,7 +15,7 @@ pub struct Connections {
     table: Mutex<Table>,
     place_free: Notify,
     all_closed: Notify,
-    gauge: IntGauge,
+    gauge: Option<IntGauge>,
 }
 
 #[derive(Default)]
@@ -26,9 +26,9 @@ struct Table {
 }
 
 impl Connections {
-    /// No connection yet, at most `cap`.
+    /// No connection yet, at most `cap`; a gauge that shows how many, where somebody wants to know.
     #[must_use]
-    pub fn new(cap: usize, gauge: IntGauge) -> Arc<Self> {
+    pub fn new(cap: usize, gauge: Option<IntGauge>) -> Arc<Self> {
         Arc::new(Self {
             cap,
             open: AtomicUsize::new(0),
@@ -63,7 +63,7 @@ impl Connections {
         let evicted = Arc::new(Notify::new());
         table.strangers.insert(id, Arc::clone(&evicted));
         self.open.fetch_add(1, Ordering::AcqRel);
-        self.gauge.inc();
+        self.gauge.iter().for_each(IntGauge::inc);
         Some(Place { id, evicted, connections: Arc::clone(self) })
     }
 
@@ -107,7 +107,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut table = self.connections.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.strangers.remove(&self.id);
-        self.connections.gauge.dec();
+        self.connections.gauge.iter().for_each(IntGauge::dec);
         if self.connections.open.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.connections.all_closed.notify_waiters();
         }
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     fn connections(cap: usize) -> Arc<Connections> {
-        Connections::new(cap, IntGauge::new("test", "test").unwrap())
+        Connections::new(cap, None)
     }
 
     async fn is_evicted(place: &Place) -> bool {

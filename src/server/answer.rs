@@ -1,9 +1,10 @@
 //! Encoding of answers.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Body;
 use xks_spec::error::ErrorBody;
 use zeroize::Zeroizing;
 
@@ -57,6 +58,12 @@ fn status(error: &Error, of_the_name: u16) -> StatusCode {
         // INVARIANT: the names' codes are constants between 400 and 503.
         _ => StatusCode::from_u16(of_the_name).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
     }
+}
+
+/// Takes the body out of an answer to HEAD; the header fields stay those of any other method (RFC 9110 section 9.3.2).
+pub(super) fn without_body(answer: &mut Answer) {
+    let length = std::mem::take(answer.body_mut()).size_hint().exact();
+    answer.headers_mut().extend(length.map(|length| (CONTENT_LENGTH, length.into())));
 }
 
 /// Makes an HTTP/1.1 connection close behind the answer.

@@ -52,11 +52,14 @@ pub(super) async fn read(body: &mut Incoming, max_bytes: usize, time: Duration) 
     timeout(time, whole).await.unwrap_or(Err(BodyEnd::TooSlow))
 }
 
-/// Reads what is left of a body after its answer and throws it away, within the same bounds.
+/// Most that is read of a body only to be thrown away.
+const MAX_DISCARDED_BYTES: usize = 1024 * 1024;
+
+/// Reads what is left of a body after its answer and throws it away, up to a size and a time.
 ///
 /// A client that is still sending must not be cut off: a reset would take the answer away from it, on HTTP/2 by
 /// RST_STREAM and on HTTP/1.1 by the TCP connection's.
-pub(super) fn discard(mut body: Incoming, max_bytes: usize, time: Duration, in_flight: InFlight) {
+pub(super) fn discard(mut body: Incoming, time: Duration, in_flight: InFlight) {
     if body.is_end_stream() {
         return;
     }
@@ -64,7 +67,7 @@ pub(super) fn discard(mut body: Incoming, max_bytes: usize, time: Duration, in_f
         // The request is not over for its connection until its body is.
         let _in_flight = in_flight;
         let _ = timeout(time, async {
-            let mut left = max_bytes;
+            let mut left = MAX_DISCARDED_BYTES;
             while let Some(Ok(frame)) = body.frame().await {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 match left.checked_sub(bytes) {

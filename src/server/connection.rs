@@ -5,9 +5,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -16,14 +21,18 @@ use tokio_rustls::server::TlsStream;
 use super::State;
 use super::activity::{Activity, Watched};
 use super::admission::Place;
+use super::answer::Answer;
 use super::listener::Drain;
-use super::service::{Peer, answer};
+use super::service::{Close, Peer, answer, begin};
 use crate::clock;
 use crate::tls::ALPN_HTTP2;
 
 /// Once draining, how long an idle HTTP/1.1 connection stays open for a request that is already on its way: it is
 /// answered and told to close.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// How long a silent connection has to take its close_notify, or its GOAWAY, and to finish what crossed that.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Serves one accepted connection to its end.
 pub(super) async fn serve(
@@ -66,44 +75,20 @@ fn closed(state: &State, reason: &'static str) {
 }
 
 async fn serve_http1(peer: Peer, stream: TlsStream<TcpStream>, drain: Drain) -> Option<&'static str> {
-    let state = Arc::clone(&peer.state);
-    let (activity, place) = (Arc::clone(&peer.activity), Arc::clone(&peer.place));
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
-    let peer = Arc::new(peer);
-    let service = service_fn(move |request| {
-        let peer = Arc::clone(&peer);
-        async move { answer(&peer, request).await }
-    });
     let mut builder = http1::Builder::new();
     // The connection's own timer bounds the head: hyper's would also end idle connections.
-    builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(state.limits.max_header_bytes);
-    let mut connection = pin!(builder.serve_connection(io, service));
-    let mut is_draining = false;
-    loop {
-        tokio::select! {
-            // A client that breaks off is no event.
-            _ = connection.as_mut() => return None,
-            reason = silent_for_too_long(&activity, &state) => return Some(reason),
-            () = place.evicted() => return Some("evicted"),
-            () = drain.begun(), if !is_draining => {
-                is_draining = true;
-                activity.close_after_answer();
-            }
-            () = linger(&activity), if is_draining => connection.as_mut().graceful_shutdown(),
-        }
-    }
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(peer.state.limits.max_header_bytes);
+    let peer = Arc::new(peer);
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&peer.activity)));
+    let connection = builder.serve_connection(io, service_fn(service(&peer)));
+    drive(connection, &peer, drain).await
 }
 
 async fn serve_http2(peer: Peer, stream: TlsStream<TcpStream>, drain: Drain) -> Option<&'static str> {
-    let state = Arc::clone(&peer.state);
-    let (activity, place) = (Arc::clone(&peer.activity), Arc::clone(&peer.place));
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
-    let peer = Arc::new(peer);
-    let service = service_fn(move |request| {
-        let peer = Arc::clone(&peer);
-        async move { answer(&peer, request).await }
-    });
-    let limits = &state.limits;
+    let limits = &peer.state.limits;
     let body_bytes = u32::try_from(limits.max_body_bytes()).unwrap_or(u32::MAX);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -111,21 +96,56 @@ async fn serve_http2(peer: Peer, stream: TlsStream<TcpStream>, drain: Drain) -> 
         .max_concurrent_streams(limits.max_streams_per_connection)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(body_bytes)
-        .initial_connection_window_size(4 * body_bytes);
-    let mut connection = pin!(builder.serve_connection(io, service));
+        .initial_connection_window_size(body_bytes.saturating_mul(4));
+    let peer = Arc::new(peer);
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&peer.activity)));
+    let connection = builder.serve_connection(io, service_fn(service(&peer)));
+    drive(connection, &peer, drain).await
+}
+
+/// Answers each request of a connection.
+fn service(
+    peer: &Arc<Peer>,
+) -> impl Fn(Request<Incoming>) -> BoxFuture<'static, Result<Answer, Close>> + use<> {
+    let peer = Arc::clone(peer);
+    move |request| {
+        // Not inside the future, which may be dropped before it is polled, or be polled late.
+        let begun = begin(&peer, &request);
+        let peer = Arc::clone(&peer);
+        async move { answer(&peer, request, begun).await }.boxed()
+    }
+}
+
+/// Drives a connection to its end; says why, where it was not the client's doing.
+async fn drive(connection: impl GracefulConnection, peer: &Peer, drain: Drain) -> Option<&'static str> {
+    let Peer { activity, place, state, .. } = peer;
+    let mut connection = pin!(connection);
     let mut is_draining = false;
-    loop {
+    let reason = loop {
         tokio::select! {
+            // What has arrived counts before any clock.
+            biased;
+            // A client that breaks off is no event.
             _ = connection.as_mut() => return None,
-            reason = silent_for_too_long(&activity, &state) => return Some(reason),
             () = place.evicted() => return Some("evicted"),
+            reason = silent_for_too_long(activity, state) => break reason,
             () = drain.begun(), if !is_draining => {
                 is_draining = true;
-                // GOAWAY: requests that are already on their way are still served.
+                if activity.is_http2() {
+                    // GOAWAY: requests that are already on their way are still served.
+                    connection.as_mut().graceful_shutdown();
+                } else {
+                    activity.close_after_answer();
+                }
+            }
+            () = linger(activity), if is_draining && !activity.is_http2() => {
                 connection.as_mut().graceful_shutdown();
             }
         }
-    }
+    };
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(FAREWELL, connection.as_mut()).await;
+    Some(reason)
 }
 
 /// Returns once the connection has been silent for longer than its phase allows.
@@ -133,11 +153,20 @@ async fn serve_http2(peer: Peer, stream: TlsStream<TcpStream>, drain: Drain) -> 
 /// It looks again at the latest after the shortest timeout, since a phase may change to a shorter one meanwhile.
 async fn silent_for_too_long(activity: &Activity, state: &State) -> &'static str {
     let timeouts = &state.timeouts;
+    let mut has_looked = false;
     loop {
         let now = clock::now();
-        let look_again = now + timeouts.header;
+        let look_again = now + timeouts.header.min(timeouts.idle).min(timeouts.first_request);
         let wake = match activity.due(timeouts) {
-            Some((due, reason)) if due <= now => return reason,
+            Some((due, reason)) if due <= now => {
+                if has_looked {
+                    return reason;
+                }
+                // On a busy machine bytes may have come in time that the runtime has not heard of yet.
+                tokio::task::yield_now().await;
+                has_looked = true;
+                continue;
+            }
             Some((due, _)) => due.min(look_again),
             None => look_again,
         };
@@ -149,6 +178,7 @@ async fn silent_for_too_long(activity: &Activity, state: &State) -> &'static str
 async fn linger(activity: &Activity) {
     loop {
         tokio::time::sleep(LINGER).await;
+        tokio::task::yield_now().await;
         if activity.is_idle() {
             return;
         }

@@ -1,10 +1,11 @@
 //! The accept loop and its end.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -37,14 +38,13 @@ impl Drain {
 /// Accepts and serves connections until `drain` begins, then waits for those that are open, at most as long as the
 /// drain timeout. Returns how many were left.
 pub async fn serve(state: Arc<State>, listener: TcpListener, drain: Drain) -> usize {
-    let connections = Connections::new(state.limits.max_connections, state.metrics.connections.clone());
+    let connections = Connections::new(state.limits.max_connections, Some(state.metrics.connections.clone()));
     let accepting = accept(&state, &listener, &connections, &drain);
     tokio::select! {
         () = accepting => {}
         () = drain.begun() => {}
     }
-    accept_waiting(&state, &listener, &connections, &drain).await;
-    drop(listener);
+    accept_waiting(&state, listener, &connections, &drain).await;
     let _ = timeout(state.timeouts.drain, connections.wait_until_none()).await;
     connections.count()
 }
@@ -58,16 +58,6 @@ async fn accept(state: &Arc<State>, listener: &TcpListener, connections: &Arc<Co
     }
 }
 
-/// The system has completed these connections already: whoever opened one may have sent a request.
-async fn accept_waiting(
-    state: &Arc<State>,
-    listener: &TcpListener,
-    connections: &Arc<Connections>,
-    drain: &Drain,
-) {
-    while let Ok(Ok(())) = timeout(Duration::ZERO, accept_one(state, listener, connections, drain)).await {}
-}
-
 async fn accept_one(
     state: &Arc<State>,
     listener: &TcpListener,
@@ -75,9 +65,38 @@ async fn accept_one(
     drain: &Drain,
 ) -> io::Result<()> {
     let (stream, address) = listener.accept().await?;
+    begin(state, stream, address, connections, drain).await
+}
+
+async fn begin(
+    state: &Arc<State>,
+    stream: TcpStream,
+    address: SocketAddr,
+    connections: &Arc<Connections>,
+    drain: &Drain,
+) -> io::Result<()> {
     // Small answers must not wait for the client's acknowledgement of the one before.
     stream.set_nodelay(true)?;
     let place = connections.admit().await;
     tokio::spawn(connection::serve(Arc::clone(state), stream, address, place, drain.clone()));
     Ok(())
+}
+
+/// The system has completed these connections already: whoever opened one may have sent a request. The system is
+/// asked itself, since the runtime may not have heard of the last of them.
+async fn accept_waiting(
+    state: &Arc<State>,
+    listener: TcpListener,
+    connections: &Arc<Connections>,
+    drain: &Drain,
+) {
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, address)) = listener.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        let Ok(stream) = stream else { continue };
+        let beginning = begin(state, stream, address, connections, drain);
+        if timeout(state.timeouts.drain, beginning).await.is_err() {
+            return;
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! The plain HTTP/1.1 listeners: the operator's and the load balancer's.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -8,12 +7,15 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+
+use super::admission::Connections;
 
 /// Most connections at once: pollers hold one each.
 const MAX_CONNECTIONS: usize = 256;
 /// Longest silence before a request's head is complete.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest life of a connection, whatever its client does or leaves undone.
+const MAX_LIFE: Duration = Duration::from_secs(30);
 /// Longest head of a request.
 const MAX_HEADER_BYTES: usize = 8192;
 /// Pause after a failure to accept.
@@ -21,24 +23,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `router` until the process ends.
 pub async fn serve_plain(listener: TcpListener, router: Router) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Everybody is a stranger here: the oldest connection goes first.
+    let connections = Connections::new(MAX_CONNECTIONS, None);
     loop {
-        // The place is taken before the connection, so that there are never more.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
+        let _ = stream.set_nodelay(true);
+        let place = connections.admit().await;
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
-            let _place = place;
             let mut builder = http1::Builder::new();
             builder
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
                 .max_buf_size(MAX_HEADER_BYTES);
             // A poller that breaks off is no event.
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            tokio::select! {
+                _ = builder.serve_connection(TokioIo::new(stream), service) => {}
+                () = place.evicted() => {}
+                () = tokio::time::sleep(MAX_LIFE) => {}
+            }
         });
     }
 }

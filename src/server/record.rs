@@ -21,6 +21,8 @@ pub(super) struct Record {
     pub(super) store: Option<Arc<KeyStore>>,
     pub(super) external_key_id: Option<ExternalKeyId>,
     pub(super) access_key_id: Option<Box<str>>,
+    /// What a request that is not authenticated says that it is.
+    pub(super) claimed_access_key_id: Option<Box<str>>,
     pub(super) trace: Trace,
     end: End,
 }
@@ -46,6 +48,7 @@ impl Record {
             store: None,
             external_key_id: None,
             access_key_id: None,
+            claimed_access_key_id: None,
             trace: Trace::default(),
             end: End::Abandoned,
         }
@@ -102,6 +105,7 @@ impl Drop for Record {
             outcome,
             reason,
             access_key_id = self.access_key_id.as_deref(),
+            claimed_access_key_id = self.claimed_access_key_id.as_deref(),
             kmsRequestId = metadata.kms_request_id.as_deref(),
             kmsOperation = metadata.kms_operation.as_deref(),
             kmsKeyArn = metadata.kms_key_arn.as_deref(),

@@ -44,29 +44,50 @@ impl std::fmt::Display for Close {
 
 impl std::error::Error for Close {}
 
-/// Answers one request.
-pub(super) async fn answer(peer: &Peer, request: Request<Incoming>) -> Result<Answer, Close> {
+/// A request that is in flight, and has its line in the log whatever becomes of it.
+pub(super) struct Begun {
+    in_flight: InFlight,
+    /// `None` for the load balancer's `/ping`.
+    record: Option<Record>,
+}
+
+/// The head of a request has come.
+pub(super) fn begin(peer: &Peer, request: &Request<Incoming>) -> Begun {
     let in_flight = peer.activity.begin_request();
-    let mut answer = if request.uri().path() == PING_PATH {
-        answer::ping(peer.state.readiness.is_ready())
-    } else {
-        api(peer, in_flight, request).await?
+    let is_http2 = request.version() == Version::HTTP_2;
+    let record = (request.uri().path() != PING_PATH)
+        .then(|| Record::begin(&peer.state.metrics, in_flight.first_byte_at, peer.address, is_http2));
+    Begun { in_flight, record }
+}
+
+/// Answers one request.
+pub(super) async fn answer(peer: &Peer, request: Request<Incoming>, begun: Begun) -> Result<Answer, Close> {
+    let is_head = request.method() == Method::HEAD;
+    let mut answer = match begun.record {
+        None => answer::ping(peer.state.readiness.is_ready()),
+        Some(record) => api(peer, begun.in_flight, request, record).await?,
     };
-    if peer.activity.is_closing() && answer.version() != Version::HTTP_2 {
+    if is_head {
+        answer::without_body(&mut answer);
+    }
+    if peer.activity.is_closing() && !peer.activity.is_http2() {
         answer::close(&mut answer);
     }
     Ok(answer)
 }
 
-async fn api(peer: &Peer, in_flight: InFlight, request: Request<Incoming>) -> Result<Answer, Close> {
+async fn api(
+    peer: &Peer,
+    in_flight: InFlight,
+    request: Request<Incoming>,
+    mut record: Record,
+) -> Result<Answer, Close> {
     let (head, mut body) = request.into_parts();
-    let is_http2 = head.version == Version::HTTP_2;
-    let mut record = Record::begin(&peer.state.metrics, in_flight.first_byte_at, peer.address, is_http2);
     let steps = steps(peer, &in_flight, &head, &mut body, &mut record);
     // A panic becomes an answer like any other: it ends neither the connection nor the process.
     let end = AssertUnwindSafe(steps).catch_unwind().await;
     if !matches!(end, Ok(Err(BodyEnd::TooSlow))) {
-        body::discard(body, peer.state.limits.max_body_bytes(), peer.state.timeouts.body, in_flight);
+        body::discard(body, peer.state.timeouts.body, in_flight);
     }
     match end.unwrap_or(Err(BodyEnd::Refused(Error::Panic))) {
         Ok(body) => {
@@ -75,6 +96,9 @@ async fn api(peer: &Peer, in_flight: InFlight, request: Request<Incoming>) -> Re
         }
         Err(BodyEnd::Refused(error)) => {
             let answer = answer::error(&error);
+            if matches!(error, Error::Authentication(_)) {
+                record.claimed_access_key_id = sigv4::claimed_access_key_id(&head.headers);
+            }
             record.fail(error);
             Ok(answer)
         }

@@ -1,6 +1,6 @@
 //! Verification of inbound AWS Signature Version 4 (section Authentication, Appendix A), over the bytes as received.
 //!
-//! It comes in two steps, so that nothing is read for a stranger that need not be: [`Verifier::check_head`] looks at
+//! It comes in two steps, so that nothing is read for a stranger that need not be: [`check_head`] looks at
 //! the head alone; [`PendingSignature::verify`] wants the whole body and is the only way to an [`Authenticated`].
 
 mod authorization;
@@ -90,12 +90,21 @@ pub fn check_head<'a>(
     let Some(credential) = credentials.find(authorization.access_key_id) else {
         let decoy = PendingSignature { authorization, timestamp, credential: credentials.decoy(), head };
         let _ = decoy.matches(&Sha256::digest(b"").into());
-        return Err(AuthenticationFault::unknown_id(authorization.access_key_id));
+        return Err(AuthenticationFault::UnknownAccessKeyId);
     };
     if credential.region().is_some_and(|pinned| pinned != authorization.region) {
         return Err(AuthenticationFault::ScopeRegion);
     }
     Ok(PendingSignature { authorization, timestamp, credential, head })
+}
+
+/// The access key id that a request names, for the log: of a signature that does not hold, at most 64 characters.
+#[must_use]
+pub fn claimed_access_key_id(headers: &HeaderMap) -> Option<Box<str>> {
+    /// Enough to recognise an id, of which KMS's are at most 30 characters.
+    const SHOWN_CHARS: usize = 64;
+    let authorization = Authorization::parse(only_header(headers, "authorization").ok()?).ok()?;
+    Some(authorization.access_key_id.chars().take(SHOWN_CHARS).collect())
 }
 
 impl PendingSignature<'_> {
@@ -190,8 +199,8 @@ pub enum AuthenticationFault {
     #[error("the host header differs from :authority")]
     HostDiffers,
     /// No credential of this key store has the id.
-    #[error("no credential of this key store has the access key id {}", .0.escape_debug())]
-    UnknownAccessKeyId(Box<str>),
+    #[error("no credential of this key store has this access key id")]
+    UnknownAccessKeyId,
     /// x-amz-content-sha256 is not the hash of the body.
     #[error("x-amz-content-sha256 is not the SHA-256 of the body")]
     BodyHash,
@@ -201,12 +210,6 @@ pub enum AuthenticationFault {
 }
 
 impl AuthenticationFault {
-    fn unknown_id(id: &str) -> Self {
-        /// Enough to recognise an id, of which KMS's are at most 30 characters.
-        const SHOWN_CHARS: usize = 64;
-        Self::UnknownAccessKeyId(id.chars().take(SHOWN_CHARS).collect())
-    }
-
     /// A short word for metrics.
     #[must_use]
     pub const fn label(&self) -> &'static str {
@@ -216,7 +219,7 @@ impl AuthenticationFault {
             Self::ScopeDate | Self::ScopeService | Self::ScopeRegion => "scope",
             Self::ClockSkew { .. } => "clock_skew",
             Self::NotSigned(_) | Self::SignedHeaderMissing | Self::HostDiffers => "signed_headers",
-            Self::UnknownAccessKeyId(_) => "access_key_id",
+            Self::UnknownAccessKeyId => "access_key_id",
             Self::BodyHash => "body_hash",
             Self::Signature => "signature",
         }

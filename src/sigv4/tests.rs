@@ -140,10 +140,7 @@ fn every_head_fault_has_its_reason() {
     assert_eq!(fault(Signed { service: "kms", ..PLAIN }), AuthenticationFault::ScopeService);
     assert_eq!(fault(Signed { secret: "other", ..PLAIN }), AuthenticationFault::Signature);
     let unknown = "AAAAAAAAAAAAAAAAAAAAAAAAAA";
-    assert_eq!(
-        fault(Signed { id: unknown, ..PLAIN }),
-        AuthenticationFault::UnknownAccessKeyId(unknown.into())
-    );
+    assert_eq!(fault(Signed { id: unknown, ..PLAIN }), AuthenticationFault::UnknownAccessKeyId);
     let pinned = verify_at(&PLAIN.request(), &credentials(Some("us-east-1")), at(NOW));
     assert_eq!(pinned, Err(AuthenticationFault::ScopeRegion));
     verify_at(&PLAIN.request(), &credentials(Some("eu-west-1")), at(NOW)).unwrap();

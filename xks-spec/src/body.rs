@@ -15,7 +15,7 @@ use crate::path::Operation;
 /// Why a body is refused. No variant carries anything that the body held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BodyFault {
-    /// Not JSON, not an object, a known field twice, or a value of another type than text.
+    /// Not JSON in UTF-8, not an object, a known field twice, or a value of another type than text.
     #[error("the body is not a JSON object of the documented shape, seen at line {line} column {column}")]
     Json {
         /// Line of the fault, from 1.
@@ -95,11 +95,10 @@ pub const CIPHERTEXT_FIELDS: [&str; 4] =
 pub(crate) fn parse_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BodyFault> {
     // serde would also fill a struct from an array.
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    if !is_object {
-        return Err(BodyFault::Json { line: 1, column: 1 });
-    }
-    serde_json::from_slice(body)
-        .map_err(|error| BodyFault::Json { line: error.line(), column: error.column() })
+    // serde_json looks for UTF-8 only in the values that it keeps.
+    let text = std::str::from_utf8(body).ok().filter(|_| is_object);
+    let text = text.ok_or(BodyFault::Json { line: 1, column: 1 })?;
+    serde_json::from_str(text).map_err(|error| BodyFault::Json { line: error.line(), column: error.column() })
 }
 
 /// A field's value before it is known to be of the right type: which error a wrong type is depends on the field.

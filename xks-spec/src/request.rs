@@ -28,17 +28,21 @@ pub struct SizeLimits {
 
 /// Reads the body of GetKeyMetadata or GetHealthStatus, which is the request metadata alone.
 ///
+/// `metadata` receives the request metadata, whatever fault is found afterwards: the log wants it then most of all.
+///
 /// # Errors
 /// [`BodyFault`] where the JSON or a required metadata field is bad.
-pub fn parse_metadata_only(body: &[u8], operation: Operation) -> Result<RequestMetadata, BodyFault> {
+pub fn parse_metadata_only(
+    body: &[u8],
+    operation: Operation,
+    metadata: &mut Option<RequestMetadata>,
+) -> Result<(), BodyFault> {
     let wire: MetadataOnlyWire = parse_object(body)?;
-    required_metadata(wire.request_metadata, operation)
+    keep_metadata(wire.request_metadata, operation, metadata)
 }
 
 /// An Encrypt request.
 pub struct EncryptRequest {
-    /// Who asks.
-    pub metadata: RequestMetadata,
     /// What to encrypt, at least one byte. Wiped when dropped.
     pub plaintext: Zeroizing<Vec<u8>>,
     /// What to authenticate along; empty where absent.
@@ -48,11 +52,17 @@ pub struct EncryptRequest {
 }
 
 impl EncryptRequest {
+    /// `metadata` receives the request metadata, whatever fault is found afterwards.
+    ///
     /// # Errors
     /// [`BodyFault`], the first in the order: JSON, metadata, algorithms, AAD, plaintext, sizes.
-    pub fn parse(body: &[u8], limits: SizeLimits) -> Result<Self, BodyFault> {
+    pub fn parse(
+        body: &[u8],
+        limits: SizeLimits,
+        metadata: &mut Option<RequestMetadata>,
+    ) -> Result<Self, BodyFault> {
         let wire: EncryptWire<'_> = parse_object(body)?;
-        let metadata = required_metadata(wire.request_metadata, Operation::Encrypt)?;
+        keep_metadata(wire.request_metadata, Operation::Encrypt, metadata)?;
         // SPEC(ENC-FIELD-002, ENC-ALG-001): encryptionAlgorithm is REQUIRED and MUST be AES_GCM.
         wire.encryption_algorithm.must_be("encryptionAlgorithm", AES_GCM)?;
         // SPEC(ENC-CDIV-003): OPTIONAL.
@@ -68,14 +78,12 @@ impl EncryptRequest {
         let plaintext = Zeroizing::new(wire.plaintext.required_bytes("plaintext")?);
         limit(&plaintext, "plaintext", limits.max_plaintext_bytes)?;
         limit(&aad, "additionalAuthenticatedData", limits.max_aad_bytes)?;
-        Ok(Self { metadata, plaintext, aad, wants_integrity_value })
+        Ok(Self { plaintext, aad, wants_integrity_value })
     }
 }
 
 /// A Decrypt request.
 pub struct DecryptRequest {
-    /// Who asks.
-    pub metadata: RequestMetadata,
     /// What was authenticated along; empty where absent.
     pub aad: Vec<u8>,
     /// The ciphertext with its 16-byte tag behind it, as PKCS#11 takes it.
@@ -87,12 +95,18 @@ pub struct DecryptRequest {
 }
 
 impl DecryptRequest {
+    /// `metadata` receives the request metadata, whatever fault is found afterwards.
+    ///
     /// # Errors
     /// [`BodyFault`], the first in the order: JSON, metadata, algorithm, AAD, ciphertext, IV, tag, ciphertext
     /// metadata, sizes.
-    pub fn parse(body: &[u8], limits: SizeLimits) -> Result<Self, BodyFault> {
+    pub fn parse(
+        body: &[u8],
+        limits: SizeLimits,
+        metadata: &mut Option<RequestMetadata>,
+    ) -> Result<Self, BodyFault> {
         let wire: DecryptWire<'_> = parse_object(body)?;
-        let metadata = required_metadata(wire.request_metadata, Operation::Decrypt)?;
+        keep_metadata(wire.request_metadata, Operation::Decrypt, metadata)?;
         // SPEC(DEC-FIELD-002, DEC-ALG-001): encryptionAlgorithm is REQUIRED and MUST be AES_GCM.
         wire.encryption_algorithm.must_be("encryptionAlgorithm", AES_GCM)?;
         // SPEC(DEC-AAD-002): OPTIONAL.
@@ -117,17 +131,16 @@ impl DecryptRequest {
         limit(&ciphertext_and_tag, "ciphertext", limits.max_plaintext_bytes)?;
         limit(&aad, "additionalAuthenticatedData", limits.max_aad_bytes)?;
         ciphertext_and_tag.extend_from_slice(&tag);
-        Ok(Self { metadata, aad, ciphertext_and_tag, iv, ciphertext_metadata })
+        Ok(Self { aad, ciphertext_and_tag, iv, ciphertext_metadata })
     }
 }
 
-fn required_metadata(
-    metadata: Option<RequestMetadata>,
+fn keep_metadata(
+    found: Option<RequestMetadata>,
     operation: Operation,
-) -> Result<RequestMetadata, BodyFault> {
-    let metadata = metadata.ok_or(BodyFault::Missing("requestMetadata"))?;
-    metadata.require_fields(operation)?;
-    Ok(metadata)
+    metadata: &mut Option<RequestMetadata>,
+) -> Result<(), BodyFault> {
+    metadata.insert(found.ok_or(BodyFault::Missing("requestMetadata"))?).require_fields(operation)
 }
 
 fn limit(bytes: &[u8], field: &'static str, max_bytes: usize) -> Result<(), BodyFault> {

@@ -90,10 +90,10 @@ fn bodies_are_taken_or_refused_as_in_the_vectors() {
         let operation = operation(&case["operation"]);
         let body = case["body"].as_str().unwrap().as_bytes();
         let result: Result<(), BodyFault> = match operation {
-            Operation::Encrypt => EncryptRequest::parse(body, LIMITS).map(drop),
-            Operation::Decrypt => DecryptRequest::parse(body, LIMITS).map(drop),
+            Operation::Encrypt => EncryptRequest::parse(body, LIMITS, &mut None).map(drop),
+            Operation::Decrypt => DecryptRequest::parse(body, LIMITS, &mut None).map(drop),
             Operation::GetKeyMetadata | Operation::GetHealthStatus => {
-                parse_metadata_only(body, operation).map(drop)
+                parse_metadata_only(body, operation, &mut None).map(drop)
             }
         };
         let seen = match result {
