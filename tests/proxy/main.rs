@@ -4,5 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 mod command_line;
+mod connections;
 mod development;
+mod golden;
+mod health;
 mod observability;
+mod operations;
+mod order_of_checks;
+mod shutdown;
+mod signatures;
+mod tokens;
+mod transport;

@@ -1,11 +1,15 @@
 //! A client over real TLS: HTTP/1.1 and HTTP/2, and raw bytes for what no HTTP library would send.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
@@ -226,6 +230,43 @@ impl Connection {
             Sender::Two(sender) => sender.is_closed(),
         }
     }
+}
+
+/// A body that goes on for ever after its first bytes, without more of them.
+struct Unfinished(Full<Bytes>);
+
+impl Body for Unfinished {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match Pin::new(&mut self.0).poll_frame(context) {
+            Poll::Ready(None) => Poll::Pending,
+            frame => frame,
+        }
+    }
+}
+
+/// Sends a request over HTTP/2 on a connection of its own, without ever ending its body, and reads the answer.
+///
+/// # Errors
+/// When there is no answer.
+///
+/// # Panics
+/// If the connection fails.
+pub async fn http2_with_unfinished_body(
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> hyper::Result<Answer> {
+    let io = TokioIo::new(tls(address, tls_config(Http::Two)).await.unwrap());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    sender.ready().await?;
+    let (head, body) = sender.send_request(request.map(Unfinished)).await?.into_parts();
+    Ok(Answer { status: head.status, headers: head.headers, body: body.collect().await?.to_bytes() })
 }
 
 /// The bytes of an HTTP/1.1 request, signed, for tests that send it piece by piece.

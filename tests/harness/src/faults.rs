@@ -1,5 +1,6 @@
 //! A SoftHSM2 that misbehaves on command: the module `pkcs11-fault` between the proxy and the token.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use pkcs11_fault::{ControlFile, Counts, Function, built_module};
@@ -29,13 +30,18 @@ impl Faults {
         Self { folder, control }
     }
 
-    /// Puts the module before the token of `setup`.
+    /// The module.
     ///
     /// # Panics
-    /// If the module has not been built.
+    /// If it has not been built.
+    #[must_use]
+    pub fn module() -> PathBuf {
+        built_module().expect("pkcs11-fault is not built: run `cargo build --workspace` first")
+    }
+
+    /// Puts the module before the token of `setup`.
     #[must_use]
     pub fn between(&self, setup: Setup) -> Setup {
-        let module = built_module().expect("pkcs11-fault is not built: run `cargo build --workspace` first");
         let paths = pkcs11_fault::Setup {
             module: SoftHsm::module(),
             control: Some(self.control.path().to_owned()),
@@ -44,7 +50,7 @@ impl Faults {
         let variables = paths.environment().into_iter();
         let variables = variables.map(|(name, path)| (name.to_owned(), path.display().to_string()));
         let environment = setup.environment.iter().cloned().chain(variables).collect();
-        Setup { module: Some(module), environment, ..setup }
+        Setup { module: Some(Self::module()), environment, ..setup }
     }
 
     /// Replaces all rules: the next call obeys these, one a line.
@@ -89,7 +95,8 @@ impl Faults {
     /// If they are not in time.
     pub async fn wait_for(&self, what: &str, is_wanted: impl Fn(&Counts) -> bool) {
         let until = Instant::now() + PATIENCE;
-        while !is_wanted(&self.counts()) {
+        // Until the proxy loads the module, there is nothing to read.
+        while !Counts::read(self.folder.path().join("counts")).is_ok_and(|counts| is_wanted(&counts)) {
             assert!(Instant::now() < until, "waited in vain: {what}");
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }

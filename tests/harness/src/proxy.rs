@@ -50,6 +50,8 @@ pub fn nested_store() -> Store {
 /// What a proxy is started with. The defaults suit tests on a busy machine: generous deadlines, no lame-duck time.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    /// Certificates and their keys, as a TOML array.
+    pub certificates: String,
     /// Lines of `[server]`.
     pub server: String,
     /// Lines of `[server.limits]`.
@@ -82,6 +84,11 @@ impl Default for Setup {
         let key =
             |label: &&str| format!("[[stores.keys]]\nexternal_key_id = \"{label}\"\nlabel = \"{label}\"\n");
         Self {
+            certificates: r#"[
+    { chain_file = "ecdsa.pem", key_file = "ecdsa.key" },
+    { chain_file = "rsa.pem", key_file = "rsa.key" },
+]"#
+            .to_owned(),
             server: "lame_duck_secs = 0".to_owned(),
             limits: String::new(),
             timeouts: "answer_ms = 30000\nfirst_answer_ms = 30000".to_owned(),
@@ -120,16 +127,14 @@ impl Setup {
                 store.signing.access_key_id, store.signing.secret_access_key
             )
         };
-        let Self { server, limits, timeouts, selector, pin, store, quota, keys, more, .. } = self;
+        let Self { certificates, server, limits, timeouts, selector, pin, store, quota, keys, more, .. } =
+            self;
         let token_lines = &self.token;
         format!(
             r#"
 [server]
 listen = "127.0.0.1:0"
-certificates = [
-    {{ chain_file = "ecdsa.pem", key_file = "ecdsa.key" }},
-    {{ chain_file = "rsa.pem", key_file = "rsa.key" }},
-]
+certificates = {certificates}
 {server}
 [server.limits]
 {limits}

@@ -1,0 +1,15 @@
+//! How the proxy behaves towards a PKCS#11 token, above all one that misbehaves: the module `pkcs11-fault` stands
+//! between the two.
+
+pub(crate) mod rig;
+
+mod aes_gcm;
+mod deadlines;
+mod epochs;
+mod faults;
+mod integrity;
+mod ivs;
+mod keys;
+mod many_keys;
+mod searches;
+mod selection;

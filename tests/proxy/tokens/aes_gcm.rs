@@ -1,0 +1,25 @@
+//! AES-GCM and the framing of the AAD by other code than the proxy's, for keys whose value the test knows.
+
+use aes_gcm::aead::{Aead, Payload};
+use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
+use serde_json::Value;
+use xks_harness::request::bytes_of;
+
+/// The value of a test key.
+pub(crate) const KEY: [u8; 32] = *b"a test key that guards no secret";
+
+/// A key's value as `softhsm-token import --value` wants it.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Opens what an Encrypt answer holds; `None` where it was not made under this key, or with another AAD.
+pub(crate) fn open(key: &[u8; 32], encrypted: &Value, aad: &[u8]) -> Option<Vec<u8>> {
+    let metadata = bytes_of(&encrypted["ciphertextMetadata"]);
+    let aad_length = u16::try_from(aad.len()).unwrap().to_be_bytes();
+    let metadata_length = u8::try_from(metadata.len()).unwrap();
+    let framed = [&aad_length[..], aad, &[metadata_length], &metadata].concat();
+    let iv = Nonce::try_from(bytes_of(&encrypted["initializationVector"]).as_slice()).ok()?;
+    let sealed = [bytes_of(&encrypted["ciphertext"]), bytes_of(&encrypted["authenticationTag"])].concat();
+    Aes256Gcm::new(key.into()).decrypt(&iv, Payload { msg: &sealed, aad: &framed }).ok()
+}

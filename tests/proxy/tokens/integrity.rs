@@ -1,0 +1,81 @@
+//! The ciphertext data integrity value: what was not seen to decrypt never leaves.
+
+use xks_harness::{Answer, Function, Setup};
+
+use super::rig::{Rig, is_internal, outcome};
+
+fn setup() -> Setup {
+    Setup { token: "sessions = 2\nintervals = { health_probe_ms = 30000 }".to_owned(), ..Setup::default() }
+}
+
+/// Nothing in the answer could be taken for a ciphertext.
+fn assert_holds_nothing(answer: &Answer, rule: &str) {
+    assert!(is_internal(answer), "{rule}: {:?}", outcome(answer));
+    let body = answer.json();
+    let names: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
+    assert!(names.iter().all(|name| ["errorName", "errorMessage"].contains(name)), "{rule}: {body}");
+}
+
+const CORRUPTIONS: [(&str, &str); 3] =
+    [("C_Encrypt", "ciphertext"), ("C_Encrypt", "tag"), ("C_Decrypt", "plaintext")];
+
+#[tokio::test]
+async fn a_ciphertext_that_does_not_verify_once_is_made_anew() {
+    let rig = Rig::start(setup()).await;
+    let mut client = rig.client().await;
+    for (function, part) in CORRUPTIONS {
+        let rule = format!("{function} corrupt={part} label=demo times=1");
+        rig.faults.set(&rule);
+        let before = rig.faults.counts();
+        let encrypted = client.encrypt_with_integrity_value("demo").await.ok();
+        let after = rig.faults.counts();
+        assert_eq!(rig.faults.fired(&rule), 1, "{rule}");
+        assert_eq!(after.calls(Function::Encrypt) - before.calls(Function::Encrypt), 2, "{rule}");
+        client.assert_decrypts("demo", &encrypted).await;
+    }
+}
+
+#[tokio::test]
+async fn a_ciphertext_that_does_not_verify_twice_is_an_error_and_stays_inside() {
+    let rig = Rig::start(setup()).await;
+    let mut client = rig.client().await;
+    for (function, part) in CORRUPTIONS {
+        let rule = format!("{function} corrupt={part} label=demo");
+        rig.faults.set(&rule);
+        let before = rig.faults.calls(Function::Encrypt);
+        let answer = client.encrypt_with_integrity_value("demo").await;
+        assert_holds_nothing(&answer, &rule);
+        assert_eq!(rig.faults.calls(Function::Encrypt) - before, 2, "{rule}: one retry");
+        let line = rig.proxy.request_log(&client.request_id);
+        assert!(line["reason"].as_str().unwrap().contains("did not decrypt"), "{line}");
+    }
+    rig.faults.clear();
+    rig.wait_until_it_serves().await;
+}
+
+#[tokio::test]
+async fn a_ciphertext_that_could_not_be_verified_stays_inside() {
+    let rig = Rig::start(setup()).await;
+    let mut client = rig.client().await;
+    for code in ["CKR_DEVICE_ERROR", "CKR_GENERAL_ERROR", "CKR_FUNCTION_FAILED", "CKR_DEVICE_REMOVED"] {
+        for function in ["C_DecryptInit", "C_Decrypt"] {
+            rig.wait_until_it_serves().await;
+            let rule = format!("{function} fail={code}");
+            rig.faults.set(&rule);
+            assert_holds_nothing(&client.encrypt_with_integrity_value("demo").await, &rule);
+            rig.faults.clear();
+        }
+    }
+    rig.wait_until_it_serves().await;
+}
+
+#[tokio::test]
+async fn a_key_whose_value_changes_between_the_two_calls_vouches_for_nothing() {
+    let rig = Rig::start(setup()).await;
+    let mut client = rig.client().await;
+    let rule = "C_DecryptInit other_value label=demo";
+    rig.faults.set(rule);
+    assert_holds_nothing(&client.encrypt_with_integrity_value("demo").await, rule);
+    rig.faults.clear();
+    rig.wait_until_it_serves().await;
+}

@@ -1,0 +1,89 @@
+//! What is not spoken: cleartext, old versions, other suites.
+
+use std::process::{Command, Output, Stdio};
+
+use rustls::crypto::aws_lc_rs::{self, cipher_suite};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use xks_harness::{Proxy, Setup};
+
+use super::Abilities;
+
+#[tokio::test]
+async fn every_other_suite_of_the_library_is_refused() {
+    let ours = [
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ];
+    let others: Vec<_> = aws_lc_rs::ALL_CIPHER_SUITES.iter().filter(|suite| !ours.contains(suite)).collect();
+    assert!(others.len() >= 5);
+    let proxy = Proxy::start(&Setup::default()).await;
+    for suite in others {
+        let refusal = Abilities::of_suite(*suite).connect(proxy.address).await.unwrap_err().to_string();
+        assert!(refusal.contains("received fatal alert"), "{:?}: {refusal}", suite.suite());
+    }
+}
+
+/// OpenSSL as a client, since rustls speaks nothing weak.
+fn openssl(proxy: &Proxy, arguments: &[&str]) -> Output {
+    let address = proxy.address.to_string();
+    let ca = proxy.folder().join("ca.pem");
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &address, "-verify_return_error", "-CAfile"]).arg(ca);
+    // The lowest security level: it is the proxy that is to refuse, and not the client.
+    command.args(["-cipher", "ALL:@SECLEVEL=0"]).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+#[tokio::test]
+async fn openssl_agrees_on_what_is_spoken_and_what_is_not() {
+    let proxy = Proxy::start(&Setup::default()).await;
+    for (arguments, suite) in [
+        (&["-tls1_3"][..], "TLS_AES_256_GCM_SHA384"),
+        (&["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"], "TLS_CHACHA20_POLY1305_SHA256"),
+        (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"], "ECDHE-ECDSA-AES256-GCM-SHA384"),
+        (&["-tls1_2", "-cipher", "ECDHE-RSA-AES256-GCM-SHA384"], "ECDHE-RSA-AES256-GCM-SHA384"),
+    ] {
+        let output = openssl(&proxy, arguments);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{arguments:?}: {text}");
+        assert!(text.contains(&format!("Cipher is {suite}")), "{arguments:?}: {text}");
+    }
+    for arguments in [
+        &["-tls1"][..],
+        &["-tls1_1"],
+        &["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"],
+        &["-tls1_3", "-ciphersuites", "TLS_AES_128_CCM_SHA256"],
+        &["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"],
+        &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+        &["-tls1_2", "-cipher", "ECDHE-RSA-CHACHA20-POLY1305"],
+        &["-tls1_2", "-cipher", "ECDHE-RSA-AES256-SHA384:ECDHE-RSA-AES256-SHA@SECLEVEL=0"],
+        &["-tls1_2", "-cipher", "DHE-RSA-AES256-GCM-SHA384"],
+        &["-tls1_2", "-cipher", "AES256-GCM-SHA384:AES128-SHA@SECLEVEL=0"],
+        &["-tls1_2", "-cipher", "aNULL:eNULL:@SECLEVEL=0"],
+    ] {
+        let output = openssl(&proxy, arguments);
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(!output.status.success(), "{arguments:?}: {text}");
+        // It was the proxy that refused, by an alert.
+        assert!(text.contains("alert"), "{arguments:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_served_in_the_clear() {
+    let proxy = Proxy::start(&Setup::default()).await;
+    for bytes in [
+        &b"GET /ping HTTP/1.1\r\nhost: h\r\n\r\n"[..],
+        b"POST /main/kms/xks/v1/health HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{}",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!String::from_utf8_lossy(&answer).contains("HTTP"), "{answer:?}");
+    }
+}
