@@ -21,8 +21,8 @@ use xks_harness::SoftHsm;
 use xks_harness::token::{LABEL, PIN};
 use xks_proxy::clock::Deadline;
 use xks_proxy::hsm::{
-    Hsm, HsmError, IvSource, KeyLocator, Modules, Sealed, TAG_BYTES, Token, TokenSelector, TokenSettings,
-    UserType,
+    CheckValue, Hsm, HsmError, IvSource, KeyLocator, KeyMaterial, Modules, Sealed, TAG_BYTES, Token,
+    TokenSelector, TokenSettings, UserType,
 };
 use xks_proxy::metrics::{Metrics, TokenMetrics};
 use xks_proxy::secret::{Secret, SecretSource};
@@ -117,7 +117,7 @@ async fn token_with_keys(cases: &[Case]) -> Token {
     let token = start_token();
     let until = Instant::now() + PATIENCE;
     while matches!(
-        token.key_attributes(&locator(&cases[0]), deadline()).await.result,
+        token.key_attributes(&key(&cases[0]), deadline()).await.result,
         Err(HsmError::Unavailable(_))
     ) {
         assert!(Instant::now() < until, "{:?}", token.health());
@@ -126,8 +126,8 @@ async fn token_with_keys(cases: &[Case]) -> Token {
     token
 }
 
-fn locator(case: &Case) -> KeyLocator {
-    KeyLocator::Label(case.name.as_str().into())
+fn key(case: &Case) -> KeyMaterial {
+    KeyMaterial { locator: KeyLocator::Label(case.name.as_str().into()), check_value: None }
 }
 
 fn deadline() -> Deadline {
@@ -140,7 +140,7 @@ async fn assert_all_are_judged_rightly(cases: &[Case]) {
     for case in cases {
         let sealed = Sealed { iv: case.iv.clone(), ciphertext_and_tag: case.ciphertext_and_tag.clone() };
         let aad = case.aad.clone().into();
-        let decrypted = token.decrypt(&locator(case), Arc::new(sealed), aad, deadline()).await.result;
+        let decrypted = token.decrypt(&key(case), Arc::new(sealed), aad, deadline()).await.result;
         let decrypted = decrypted.map(|plaintext| plaintext.to_vec());
         let expected = case.plaintext.clone().ok_or(HsmError::BadCiphertext);
         assert_eq!(decrypted, expected, "{}", case.name);
@@ -155,7 +155,7 @@ async fn assert_all_are_encrypted_rightly(cases: &[Case]) {
     for case in cases {
         let Some(plaintext) = &case.plaintext else { continue };
         let shared = Arc::new(plaintext.clone().into());
-        let sealed = token.encrypt(&locator(case), shared, case.aad.clone().into(), deadline()).await;
+        let sealed = token.encrypt(&key(case), shared, case.aad.clone().into(), deadline()).await;
         let sealed = sealed.result.unwrap_or_else(|error| panic!("{}: {error}", case.name));
         assert_eq!(sealed.ciphertext_and_tag.len(), plaintext.len() + TAG_BYTES, "{}", case.name);
         let iv = Nonce::try_from(sealed.iv.as_slice()).unwrap();
@@ -164,6 +164,11 @@ async fn assert_all_are_encrypted_rightly(cases: &[Case]) {
         assert_eq!(opened.unwrap(), *plaintext, "{}", case.name);
         assert!(ivs.insert(sealed.iv), "{}: an IV twice", case.name);
     }
+    let one = key(&cases[0]);
+    let other = cases.iter().find(|case| case.key != cases[0].key).map(key).unwrap();
+    let check_value = CheckValue::make(&token, &one, deadline()).await.unwrap();
+    assert_eq!(check_value.is_of(&token, &one, deadline()).await, Ok(true));
+    assert_eq!(check_value.is_of(&token, &other, deadline()).await, Ok(false));
     assert!(token.stop(PATIENCE));
 }
 

@@ -148,8 +148,9 @@ async fn check_stores(stores: &KeyStores, report: &mut Report) {
             report.notice(&format!("store {} is disabled", store.name));
         }
         for (id, key) in keys {
-            let locator = &key.primary.locator;
-            let found = store.hsm.key_attributes(locator, Deadline::after(clock::now(), KEY_PATIENCE)).await;
+            let material = &key.primary.material;
+            let locator = &material.locator;
+            let found = store.hsm.key_attributes(material, Deadline::after(clock::now(), KEY_PATIENCE)).await;
             report_key(
                 &format!("store {}: key {id} ({locator})", store.name),
                 locator,

@@ -10,7 +10,7 @@ use xks_spec::{ExternalKeyId, UriPathPrefix};
 
 use super::read_secret;
 use super::reader::{Table, Value};
-use crate::hsm::{KeyLocator, TokenSettings};
+use crate::hsm::{KeyLocator, KeyMaterial, TokenSettings};
 use crate::keystore::{ExternalKey, KeyMap, KeyRule, KeyVersion};
 use crate::sigv4::{Credential, Credentials};
 
@@ -226,7 +226,13 @@ fn read_key(
     {
         entry.fault("the store's key_rule reaches this key too, under another external_key_id");
     }
-    Some((id, ExternalKey { is_enabled: is_enabled?, primary: KeyVersion { number, locator } }))
+    Some((
+        id,
+        ExternalKey {
+            is_enabled: is_enabled?,
+            primary: KeyVersion { number, material: KeyMaterial { locator, check_value: None } },
+        },
+    ))
 }
 
 fn parse_hex(text: &str) -> Result<Box<[u8]>, &'static str> {

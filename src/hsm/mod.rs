@@ -3,6 +3,7 @@
 //! This module knows neither HTTP nor XKS. [`Hsm`] is the whole of what the rest of the proxy sees; [`Token`] is its
 //! implementation over one PKCS#11 token.
 
+mod check_value;
 mod ckr;
 mod connection;
 mod gcm;
@@ -25,6 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Deadline;
 
+pub use check_value::{CheckValue, CheckValueFault};
 pub use connection::{ConnectionFault, Rejection, TokenSelector};
 pub use module::{ModuleFault, Modules};
 pub use token::{IvSource, Token, TokenSettings, UserType};
@@ -43,7 +45,7 @@ pub trait Hsm: Send + Sync {
     /// Encrypts under a fresh initialization vector.
     fn encrypt<'a>(
         &'a self,
-        key: &'a KeyLocator,
+        key: &'a KeyMaterial,
         plaintext: Plaintext,
         aad: Arc<[u8]>,
         deadline: Deadline,
@@ -52,14 +54,15 @@ pub trait Hsm: Send + Sync {
     /// Decrypts. [`HsmError::BadCiphertext`] is a proven verdict on the ciphertext, never a fault of the token.
     fn decrypt<'a>(
         &'a self,
-        key: &'a KeyLocator,
+        key: &'a KeyMaterial,
         sealed: Arc<Sealed>,
         aad: Arc<[u8]>,
         deadline: Deadline,
     ) -> HsmFuture<'a, Plaintext>;
 
     /// What a key is and may do, at most as old as the token's settings say.
-    fn key_attributes<'a>(&'a self, key: &'a KeyLocator, deadline: Deadline) -> HsmFuture<'a, KeyAttributes>;
+    fn key_attributes<'a>(&'a self, key: &'a KeyMaterial, deadline: Deadline)
+    -> HsmFuture<'a, KeyAttributes>;
 
     /// The health of each token as last measured; waits for nothing.
     fn health(&self) -> Vec<TokenHealth>;
@@ -67,6 +70,15 @@ pub trait Hsm: Send + Sync {
 
 /// A plaintext that several holders share and the last one wipes.
 pub type Plaintext = Arc<Zeroizing<Vec<u8>>>;
+
+/// The material of a key, whichever tokens hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyMaterial {
+    /// How each token finds it.
+    pub locator: KeyLocator,
+    /// How it is known to be the same on each, where the configuration pins that.
+    pub check_value: Option<CheckValue>,
+}
 
 /// How a key is found in a token. Only secret keys are looked at.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

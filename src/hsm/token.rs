@@ -22,8 +22,8 @@ use super::probe::ProbeState;
 use super::searches::Searches;
 use super::workers::{self, Board, Job, Task};
 use super::{
-    CallReport, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, Outcome, Plaintext,
-    Sealed, TokenHealth, TokenIdentity,
+    CallReport, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, KeyMaterial, Outcome,
+    Plaintext, Sealed, TokenHealth, TokenIdentity,
 };
 use crate::clock::{self, Deadline};
 use crate::metrics::TokenMetrics;
@@ -377,29 +377,33 @@ impl Token {
 impl Hsm for Token {
     fn encrypt<'a>(
         &'a self,
-        key: &'a KeyLocator,
+        key: &'a KeyMaterial,
         plaintext: Plaintext,
         aad: Arc<[u8]>,
         deadline: Deadline,
     ) -> HsmFuture<'a, Sealed> {
-        Box::pin(self.with_key(key, deadline, move |lane, key| lane.encrypt(key, &aad, &plaintext)))
+        Box::pin(self.with_key(&key.locator, deadline, move |lane, key| lane.encrypt(key, &aad, &plaintext)))
     }
 
     fn decrypt<'a>(
         &'a self,
-        key: &'a KeyLocator,
+        key: &'a KeyMaterial,
         sealed: Arc<Sealed>,
         aad: Arc<[u8]>,
         deadline: Deadline,
     ) -> HsmFuture<'a, Plaintext> {
-        Box::pin(self.with_key(key, deadline, move |lane, key| {
+        Box::pin(self.with_key(&key.locator, deadline, move |lane, key| {
             lane.decrypt(key, &sealed, &aad).map(Arc::<Zeroizing<Vec<u8>>>::new)
         }))
     }
 
-    fn key_attributes<'a>(&'a self, key: &'a KeyLocator, deadline: Deadline) -> HsmFuture<'a, KeyAttributes> {
+    fn key_attributes<'a>(
+        &'a self,
+        key: &'a KeyMaterial,
+        deadline: Deadline,
+    ) -> HsmFuture<'a, KeyAttributes> {
         Box::pin(async move {
-            let entry = match self.entry(key, deadline).await {
+            let entry = match self.entry(&key.locator, deadline).await {
                 Ok(entry) => entry,
                 Err(error) => return Outcome::failed(error),
             };
@@ -410,7 +414,7 @@ impl Hsm for Token {
                 Ok(claim) => claim,
                 Err(aged) => return Outcome { result: Ok(aged), report: CallReport::default() },
             };
-            self.with_key(key, deadline, |lane, key| {
+            self.with_key(&key.locator, deadline, |lane, key| {
                 let attributes = lane.read_attributes(key)?;
                 key.set_attributes(attributes);
                 Ok(attributes)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use xks_spec::ExternalKeyId;
 
-use crate::hsm::KeyLocator;
+use crate::hsm::{KeyLocator, KeyMaterial};
 
 /// Version number of a key that a rule makes.
 const RULE_KEY_VERSION: u32 = 1;
@@ -15,8 +15,8 @@ const RULE_KEY_VERSION: u32 = 1;
 pub struct KeyVersion {
     /// The number that ciphertexts carry: written in the configuration once and never used for other material.
     pub number: u32,
-    /// The key in the token.
-    pub locator: KeyLocator,
+    /// The key in the tokens.
+    pub material: KeyMaterial,
 }
 
 /// What an external key id stands for.
@@ -68,7 +68,10 @@ impl KeyMap {
         let locator = KeyLocator::Label(format!("{}{id}", rule.label_prefix).into());
         Some(Arc::new(ExternalKey {
             is_enabled: true,
-            primary: KeyVersion { number: RULE_KEY_VERSION, locator },
+            primary: KeyVersion {
+                number: RULE_KEY_VERSION,
+                material: KeyMaterial { locator, check_value: None },
+            },
         }))
     }
 
@@ -86,17 +89,24 @@ mod tests {
         ExternalKeyId::parse(text).unwrap()
     }
 
+    fn material(locator: KeyLocator) -> KeyMaterial {
+        KeyMaterial { locator, check_value: None }
+    }
+
     #[test]
     fn a_rule_makes_the_keys_that_are_not_listed() {
         let listed = ExternalKey {
             is_enabled: false,
-            primary: KeyVersion { number: 7, locator: KeyLocator::Id([1, 2].into()) },
+            primary: KeyVersion { number: 7, material: material(KeyLocator::Id([1, 2].into())) },
         };
         let rule = KeyRule { label_prefix: "xks-".into() };
         let keys = KeyMap::new(HashMap::from([(id("a"), Arc::new(listed.clone()))]), Some(rule));
         assert_eq!(*keys.find(&id("a")).unwrap(), listed);
         let made = keys.find(&id("b")).unwrap();
-        assert_eq!(made.primary, KeyVersion { number: 1, locator: KeyLocator::Label("xks-b".into()) });
+        assert_eq!(
+            made.primary,
+            KeyVersion { number: 1, material: material(KeyLocator::Label("xks-b".into())) }
+        );
         assert_eq!(made.version(2), None);
         assert!(KeyMap::default().find(&id("a")).is_none());
     }

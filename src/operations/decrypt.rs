@@ -47,7 +47,7 @@ pub async fn decrypt(
     // SPEC(DEC-CIPHERTEXT-001, DEC-IV-001, DEC-TAG-002, DEC-AAD-006): anything else is InvalidCiphertextException.
     let sealed = Sealed { iv: request.iv, ciphertext_and_tag: request.ciphertext_and_tag };
     let outcome =
-        context.store.hsm.decrypt(&version.locator, Arc::new(sealed), framed.into(), context.deadline).await;
+        context.store.hsm.decrypt(&version.material, Arc::new(sealed), framed.into(), context.deadline).await;
     let plaintext = context.note(outcome)?;
     Ok(DecryptResponse::new(&plaintext))
 }

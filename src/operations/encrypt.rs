@@ -69,16 +69,16 @@ struct Work<'a> {
 impl Work<'_> {
     async fn seal(&self, context: &mut Context<'_>) -> Result<Arc<Sealed>, Error> {
         let (plaintext, framed) = (Arc::clone(&self.plaintext), Arc::clone(&self.framed));
-        let locator = &self.version.locator;
-        let outcome = context.store.hsm.encrypt(locator, plaintext, framed, context.deadline).await;
+        let outcome =
+            context.store.hsm.encrypt(&self.version.material, plaintext, framed, context.deadline).await;
         Ok(Arc::new(context.note(outcome)?))
     }
 
     /// Whether `sealed` decrypts to the plaintext, under the same key version.
     async fn decrypts(&self, context: &mut Context<'_>, sealed: &Arc<Sealed>) -> Result<bool, Error> {
         let (sealed, framed) = (Arc::clone(sealed), Arc::clone(&self.framed));
-        let locator = &self.version.locator;
-        let outcome = context.store.hsm.decrypt(locator, sealed, framed, context.deadline).await;
+        let outcome =
+            context.store.hsm.decrypt(&self.version.material, sealed, framed, context.deadline).await;
         match context.note(outcome) {
             Ok(plaintext) => Ok(plaintext.ct_eq(&self.plaintext).into()),
             Err(HsmError::BadCiphertext) => Ok(false),

@@ -54,7 +54,7 @@ impl Context<'_> {
     /// What the key in the token is. That there is none, or several, is said at once; other failures are kept until
     /// policy and status have been looked at, since they do not depend on the token.
     async fn look_up(&mut self, version: &KeyVersion) -> Result<Result<KeyAttributes, HsmError>, Error> {
-        let outcome = self.store.hsm.key_attributes(&version.locator, self.deadline).await;
+        let outcome = self.store.hsm.key_attributes(&version.material, self.deadline).await;
         match self.note(outcome) {
             Err(error @ (HsmError::KeyNotFound | HsmError::KeyAmbiguous { .. })) => Err(error.into()),
             other => Ok(other),
