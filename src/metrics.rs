@@ -41,6 +41,8 @@ pub struct Metrics {
     pub token_health: IntGaugeVec,
     /// Sessions stuck in a call for longer than any request waits.
     pub token_sessions_stalled: IntGaugeVec,
+    /// Threads stuck in a call that were replaced, by token.
+    pub token_threads_replaced: IntCounterVec,
     /// Searches for keys that the index did not hold, by token and outcome.
     pub key_searches: IntCounterVec,
     /// Log lines dropped because the log could not be written as fast as it came.
@@ -122,6 +124,12 @@ impl Metrics {
                 "Sessions stuck in a call for longer than any request waits.",
                 &["token"],
             ),
+            token_threads_replaced: counters(
+                r,
+                "xks_token_threads_replaced_total",
+                "Threads stuck in a call of the module that were replaced.",
+                &["token"],
+            ),
             key_searches: counters(
                 r,
                 "xks_key_searches_total",
@@ -160,6 +168,8 @@ pub struct TokenMetrics {
     pub health: IntGauge,
     /// Sessions stuck in a call.
     pub sessions_stalled: IntGauge,
+    /// Threads that were replaced.
+    pub threads_replaced: IntCounter,
 }
 
 impl TokenMetrics {
@@ -175,6 +185,7 @@ impl TokenMetrics {
             connected: metrics.token_connected.with_label_values(&[token]),
             health: metrics.token_health.with_label_values(&[token]),
             sessions_stalled: metrics.token_sessions_stalled.with_label_values(&[token]),
+            threads_replaced: metrics.token_threads_replaced.with_label_values(&[token]),
             token: token.into(),
         }
     }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use cryptoki::session::{Session, SessionState};
 
 use super::ckr::{self, Meaning};
-use super::connection::{Connection, ConnectionFault, Epoch, Rejection, connect};
+use super::connection::{Connection, ConnectionFault, Rejection, connect};
 use super::keys::{Enumeration, KeyEntry, SearchFault};
 use super::module::Modules;
-use super::probe::{self, ProbeKey};
+use super::probe::{self, ProbeKey, Term};
 use super::token::Shared;
 use super::{HealthStatus, HsmError, KeyLocator};
 use crate::clock;
@@ -37,19 +37,21 @@ pub(super) enum Message {
     Stop,
 }
 
-/// The keeper's life: ends with [`Message::Stop`].
-pub(super) fn run(shared: &Shared, modules: &Modules, messages: &flume::Receiver<Message>) {
-    let mut epoch = 0;
+/// The keeper's life: ends with [`Message::Stop`], or when it finds itself replaced.
+pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flume::Receiver<Message>) {
     let mut rejected: Option<Rejection> = None;
     let mut pause = Duration::ZERO;
     loop {
-        epoch += 1;
-        shared.probe.begin();
-        match connect(&shared.settings, modules, Epoch(epoch), rejected.as_ref()) {
+        shared.probe.enter(term);
+        let connected = connect(&shared.settings, modules, shared.next_epoch(), rejected.as_ref());
+        if !shared.probe.is_current(term) {
+            return;
+        }
+        match connected {
             Ok((connection, session)) => {
                 let began_at = clock::now();
                 let connection = Arc::new(connection);
-                let Ok(has_worked) = serve(shared, &connection, &session, messages) else { return };
+                let Ok(has_worked) = serve(shared, term, &connection, &session, messages) else { return };
                 shared.disconnect();
                 if connection.lost.get() == Some(&Meaning::TokenLost) {
                     std::mem::forget(session);
@@ -66,7 +68,7 @@ pub(super) fn run(shared: &Shared, modules: &Modules, messages: &flume::Receiver
                 pause = (2 * pause).clamp(FIRST_PAUSE, MAX_PAUSE);
             }
             Err(fault) => {
-                report(shared, &fault, rejected.is_some());
+                report(shared, term, &fault, rejected.is_some());
                 if let ConnectionFault::PinRejected(rejection) = fault {
                     rejected = Some(rejection);
                 }
@@ -79,7 +81,7 @@ pub(super) fn run(shared: &Shared, modules: &Modules, messages: &flume::Receiver
     }
 }
 
-/// The token is being stopped.
+/// The token is being stopped, or the keeper has been replaced.
 struct Stopped;
 
 /// Answers messages while there is no connection.
@@ -95,10 +97,10 @@ fn wait(shared: &Shared, messages: &flume::Receiver<Message>, pause: Duration) -
     }
 }
 
-fn report(shared: &Shared, fault: &ConnectionFault, pin_was_rejected: bool) {
+fn report(shared: &Shared, term: Term, fault: &ConnectionFault, pin_was_rejected: bool) {
     let reason: Arc<str> = fault.to_string().into();
     let is_news = shared.set_unavailable(&reason);
-    shared.probe.end(HealthStatus::Unavailable, Some(Arc::clone(&reason)));
+    shared.probe.end(term, HealthStatus::Unavailable, Some(Arc::clone(&reason)));
     let is_old_rejection = pin_was_rejected && matches!(fault, ConnectionFault::PinRejected(_));
     if is_news && !is_old_rejection {
         tracing::error!(token = %shared.settings.name, %reason, "the token is not usable");
@@ -108,27 +110,24 @@ fn report(shared: &Shared, fault: &ConnectionFault, pin_was_rejected: bool) {
 /// Serves one connection until it is lost; true if it ever worked.
 fn serve(
     shared: &Shared,
+    term: Term,
     connection: &Arc<Connection>,
     session: &Session,
     messages: &flume::Receiver<Message>,
 ) -> Result<bool, Stopped> {
-    let mut keeper = Keeper::new(shared, connection, session);
-    keeper.probe();
+    let mut keeper = Keeper::new(shared, term, connection, session);
+    keeper.probe()?;
     let has_worked = !keeper.is_lost;
     if has_worked {
         keeper.shared.connect(connection);
     }
     while !keeper.is_lost && !shared.is_lost(connection.epoch) {
-        shared.probe.enter();
-        keeper.index_step();
-        shared.probe.leave();
+        keeper.inside_module(Keeper::index_step)?;
         match messages.recv_deadline(keeper.next_wake()) {
             // Nobody waits for it any more: it never reaches the token.
             Ok(Message::Search(locator)) if !shared.searches.is_awaited(&locator) => {}
             Ok(Message::Search(locator)) => {
-                shared.probe.enter();
-                let found = keeper.search(&locator);
-                shared.probe.leave();
+                let found = keeper.inside_module(|keeper| keeper.search(&locator))?;
                 shared.searches.end(&locator, &found);
             }
             Ok(Message::Reindex) => keeper.reindex_soon(),
@@ -137,7 +136,7 @@ fn serve(
             Ok(Message::Stop) | Err(flume::RecvTimeoutError::Disconnected) => return Err(Stopped),
         }
         if clock::now() >= keeper.next_probe {
-            keeper.probe();
+            keeper.probe()?;
         }
     }
     Ok(has_worked)
@@ -145,6 +144,7 @@ fn serve(
 
 struct Keeper<'a> {
     shared: &'a Shared,
+    term: Term,
     connection: &'a Connection,
     session: &'a Session,
     next_probe: Instant,
@@ -158,11 +158,12 @@ struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(shared: &'a Shared, connection: &'a Connection, session: &'a Session) -> Self {
+    fn new(shared: &'a Shared, term: Term, connection: &'a Connection, session: &'a Session) -> Self {
         let now = clock::now();
         shared.keys.clear();
         Self {
             shared,
+            term,
             connection,
             session,
             next_probe: now,
@@ -200,11 +201,19 @@ impl<'a> Keeper<'a> {
         if self.enumeration.is_some() { clock::now() } else { self.next_probe.min(self.next_enumeration) }
     }
 
-    fn probe(&mut self) {
-        self.shared.probe.begin();
-        let (status, reason) = self.measure();
-        self.shared.probe.end(status, reason);
+    /// Does something that goes into the module, which may take for ever: whoever was replaced meanwhile stops.
+    fn inside_module<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T, Stopped> {
+        self.shared.probe.enter(self.term);
+        let done = work(self);
+        self.shared.probe.leave(self.term);
+        if self.shared.probe.is_current(self.term) { Ok(done) } else { Err(Stopped) }
+    }
+
+    fn probe(&mut self) -> Result<(), Stopped> {
+        let (status, reason) = self.inside_module(Self::measure)?;
+        self.shared.probe.end(self.term, status, reason);
         self.next_probe = clock::now() + self.shared.settings.probe_interval;
+        Ok(())
     }
 
     fn measure(&mut self) -> (HealthStatus, Option<Arc<str>>) {

@@ -13,6 +13,7 @@ mod lane;
 mod module;
 mod probe;
 mod searches;
+mod threads;
 mod token;
 mod workers;
 

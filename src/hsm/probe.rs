@@ -1,6 +1,6 @@
 //! The health probe: a real encryption and decryption under a test key that no store can reach.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryptoki::error::{Error, RvError};
@@ -22,8 +22,13 @@ pub(super) const AAD: &[u8] = b"xks-proxy health";
 #[derive(Default)]
 pub(super) struct ProbeState(Mutex<ProbeTimes>);
 
+/// Which keeper it is that may say something: one that was stuck and replaced may not any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Term(u64);
+
 #[derive(Default)]
 struct ProbeTimes {
+    term: Term,
     started_at: Option<Instant>,
     last: Option<Measurement>,
 }
@@ -37,30 +42,57 @@ pub(super) struct Measurement {
 }
 
 impl ProbeState {
-    pub(super) fn begin(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).started_at = Some(clock::now());
+    fn times(&self) -> MutexGuard<'_, ProbeTimes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread that probes goes into the module for something else: it cannot probe meanwhile.
-    pub(super) fn enter(&self) {
-        self.begin();
+    /// Another keeper takes over.
+    pub(super) fn begin_term(&self) -> Term {
+        let mut times = self.times();
+        times.term.0 += 1;
+        times.started_at = Some(clock::now());
+        times.term
+    }
+
+    /// Whether the keeper of that term has not been replaced.
+    pub(super) fn is_current(&self, term: Term) -> bool {
+        self.times().term == term
+    }
+
+    /// The keeper goes into the module, to probe or for something else: it cannot probe meanwhile.
+    pub(super) fn enter(&self, term: Term) {
+        let mut times = self.times();
+        if times.term == term {
+            times.started_at = Some(clock::now());
+        }
     }
 
     /// It came back.
-    pub(super) fn leave(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).started_at = None;
+    pub(super) fn leave(&self, term: Term) {
+        let mut times = self.times();
+        if times.term == term {
+            times.started_at = None;
+        }
     }
 
-    pub(super) fn end(&self, status: HealthStatus, reason: Option<Arc<str>>) {
-        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        times.started_at = None;
-        times.last = Some(Measurement { at: clock::now(), status, reason });
+    /// It came back with a result.
+    pub(super) fn end(&self, term: Term, status: HealthStatus, reason: Option<Arc<str>>) {
+        let mut times = self.times();
+        if times.term == term {
+            times.started_at = None;
+            times.last = Some(Measurement { at: clock::now(), status, reason });
+        }
+    }
+
+    /// Whether the keeper has been inside the module for that long.
+    pub(super) fn hangs_for(&self, limit: Duration) -> bool {
+        self.times().started_at.is_some_and(|started_at| started_at.elapsed() >= limit)
     }
 
     /// The last result, unless it is too old or the prober hangs: then the token is unavailable, whatever it was
     /// before. `None` until the first probe has ended or hangs.
     pub(super) fn result(&self, max_age: Duration, hang_after: Duration) -> Option<Measurement> {
-        let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = self.times();
         let unavailable = |reason: &str| {
             Some(Measurement {
                 at: clock::now(),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -14,13 +13,14 @@ use zeroize::Zeroizing;
 
 use super::ckr::Meaning;
 use super::connection::{Connection, Epoch, TokenSelector};
-use super::keeper::{self, Message};
+use super::keeper::Message;
 use super::keys::{IvGuard, KeyEntry, KeyIndex};
 use super::lane::Lane;
 use super::module::Modules;
 use super::probe::ProbeState;
 use super::searches::Searches;
-use super::workers::{self, Board, Job, Task};
+use super::threads::Threads;
+use super::workers::{Board, Job, Task};
 use super::{
     CallReport, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, KeyMaterial, Outcome,
     Plaintext, Sealed, TokenHealth, TokenIdentity,
@@ -102,6 +102,7 @@ pub(super) struct Shared {
     messages: flume::Sender<Message>,
     /// For workers that hand a job on.
     pub(super) tasks: flume::Sender<Task>,
+    epochs: AtomicU64,
     /// The last epoch that was found lost: the keeper looks here, whatever becomes of the message.
     lost_epoch: AtomicU64,
     /// The last IV, whichever key and login it was for.
@@ -151,6 +152,11 @@ impl Shared {
         let _ = self.messages.try_send(Message::Wake);
     }
 
+    /// The epoch of a connection that is about to be made.
+    pub(super) fn next_epoch(&self) -> Epoch {
+        Epoch(self.epochs.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
     /// Whether the connection of `epoch` was found lost.
     pub(super) fn is_lost(&self, epoch: Epoch) -> bool {
         self.lost_epoch.load(Ordering::Acquire) >= epoch.0
@@ -176,7 +182,7 @@ impl Shared {
 pub struct Token {
     shared: Arc<Shared>,
     tasks: flume::Sender<Task>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Threads,
 }
 
 impl Token {
@@ -201,21 +207,13 @@ impl Token {
             reason: ArcSwap::from_pointee("not connected yet".into()),
             messages,
             tasks: tasks.clone(),
+            epochs: AtomicU64::new(0),
             lost_epoch: AtomicU64::new(0),
             ivs: Arc::default(),
             searches: Searches::new(settings.miss_memory),
             settings,
         });
-        let mut threads = Vec::with_capacity(shared.settings.sessions + 1);
-        let name = Arc::clone(&shared.settings.name);
-        let (for_keeper, modules) = (Arc::clone(&shared), Arc::clone(modules));
-        let keeper = std::thread::Builder::new().name(format!("keeper-{name}"));
-        threads.push(keeper.spawn(move || keeper::run(&for_keeper, &modules, &waiting_messages))?);
-        for worker in 0..shared.settings.sessions {
-            let (shared, tasks) = (Arc::clone(&shared), waiting_tasks.clone());
-            let thread = std::thread::Builder::new().name(format!("hsm-{name}-{worker}"));
-            threads.push(thread.spawn(move || workers::run(worker, &shared, &tasks))?);
-        }
+        let threads = Threads::start(&shared, modules, waiting_tasks, waiting_messages)?;
         Ok(Self { shared, tasks, threads })
     }
 
@@ -244,7 +242,7 @@ impl Token {
             let _ = reply.send((result, started_at, clock::now()));
         });
         if self.tasks.try_send(Task::Job(job)).is_err() {
-            let is_stalled = self.shared.board.stalled(self.shared.settings.stall_after) > 0;
+            let is_stalled = self.shared.board.stuck(self.shared.settings.stall_after) > 0;
             return Outcome::failed(if is_stalled { HsmError::Stalled } else { HsmError::QueueFull });
         }
         let token_serial = self.shared.serial();
@@ -364,13 +362,7 @@ impl Token {
             let _ = self.tasks.send_deadline(Task::Stop, until);
         }
         let _ = self.shared.messages.send_deadline(Message::Stop, until);
-        while self.threads.iter().any(|thread| !thread.is_finished()) {
-            if clock::now() >= until {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        true
+        self.threads.wait(until.saturating_duration_since(clock::now()))
     }
 }
 
@@ -426,22 +418,22 @@ impl Hsm for Token {
     fn health(&self) -> Vec<TokenHealth> {
         let settings = &self.shared.settings;
         let measured = self.shared.probe.result(settings.probe_max_age, 2 * settings.probe_interval);
-        let stalled = self.shared.board.stalled(settings.stall_after);
-        self.shared.metrics.sessions_stalled.set(i64::try_from(stalled).unwrap_or(i64::MAX));
+        let board = &self.shared.board;
+        let stuck = board.stuck(settings.stall_after);
+        self.shared.metrics.sessions_stalled.set(i64::try_from(stuck).unwrap_or(i64::MAX));
         let (mut status, mut reason) = match measured {
             Some(measurement) => (Some(measurement.status), measurement.reason),
             None => (None, None),
         };
-        let without_session = self.shared.board.without_session();
-        if without_session > 0 && status > Some(HealthStatus::Unavailable) {
-            let is_all = without_session == self.shared.board.workers();
-            status = Some(if is_all { HealthStatus::Unavailable } else { HealthStatus::Degraded });
-            reason = Some(format!("{without_session} sessions cannot be opened").into());
-        }
-        if stalled > 0 && status > Some(HealthStatus::Unavailable) {
-            let is_all = stalled == self.shared.board.workers();
-            status = Some(if is_all { HealthStatus::Unavailable } else { HealthStatus::Degraded });
-            reason = Some(format!("{stalled} sessions hang in a call").into());
+        let without_session = board.without_session();
+        if stuck + without_session > 0 && status > Some(HealthStatus::Unavailable) {
+            let serves = board.serving(settings.stall_after) > 0;
+            status = Some(if serves { HealthStatus::Degraded } else { HealthStatus::Unavailable });
+            reason = Some(if stuck > 0 {
+                format!("{stuck} sessions hang in a call").into()
+            } else {
+                format!("{without_session} sessions cannot be opened").into()
+            });
         }
         if status > Some(HealthStatus::Unavailable) && self.shared.connection.load().is_none() {
             status = Some(HealthStatus::Unavailable);

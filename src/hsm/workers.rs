@@ -27,91 +27,167 @@ pub(super) enum Task {
     Stop,
 }
 
-/// When each worker began the job that it is at.
+/// Threads that may be stuck for ever, as a multiple of the sessions, before no more are replaced.
+const MAX_STUCK_PER_SESSION: usize = 2;
+
+/// What each worker is at. There are as many workers as sessions; one that is stuck in a call gives its place to another.
 pub(super) struct Board {
     base: Instant,
-    /// Nanoseconds since `base`, 0 where the worker is idle.
-    begun: Box<[AtomicU64]>,
-    /// Workers whose last try to open a session failed.
-    without_session: Box<[AtomicBool]>,
+    sessions: usize,
+    places: Box<[Place]>,
+    /// Nanoseconds since `base` when a job last came to its end.
+    last_end: AtomicU64,
+}
+
+/// A worker's place on the board.
+#[derive(Default)]
+struct Place {
+    is_taken: AtomicBool,
+    /// Nanoseconds since the board's `base` when the job began, 0 where the worker is idle.
+    begun: AtomicU64,
+    /// The last try to open a session failed.
+    lacks_session: AtomicBool,
+    /// Stuck in a call and replaced: ends when the call returns.
+    is_replaced: AtomicBool,
 }
 
 impl Board {
-    pub(super) fn new(workers: usize) -> Self {
-        Self {
-            base: clock::now(),
-            begun: (0..workers).map(|_| AtomicU64::new(0)).collect(),
-            without_session: (0..workers).map(|_| AtomicBool::new(false)).collect(),
-        }
+    pub(super) fn new(sessions: usize) -> Self {
+        let places = sessions * (1 + MAX_STUCK_PER_SESSION);
+        let places = (0..places).map(|_| Place::default()).collect();
+        Self { base: clock::now(), sessions, places, last_end: AtomicU64::new(0) }
+    }
+
+    /// Takes a free place for a worker.
+    pub(super) fn take_place(&self) -> Option<usize> {
+        self.places.iter().position(|place| !place.is_taken.swap(true, Ordering::AcqRel))
+    }
+
+    fn leave_place(&self, worker: usize) {
+        let place = &self.places[worker];
+        place.is_replaced.store(false, Ordering::Relaxed);
+        place.lacks_session.store(false, Ordering::Relaxed);
+        place.is_taken.store(false, Ordering::Release);
+    }
+
+    fn nanos_now(&self) -> u64 {
+        u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
     }
 
     fn begin(&self, worker: usize) {
-        let nanos = u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1);
-        self.begun[worker].store(nanos, Ordering::Relaxed);
+        self.places[worker].begun.store(self.nanos_now(), Ordering::Relaxed);
     }
 
     fn end(&self, worker: usize) {
-        self.begun[worker].store(0, Ordering::Relaxed);
+        self.last_end.store(self.nanos_now(), Ordering::Relaxed);
+        self.places[worker].begun.store(0, Ordering::Relaxed);
     }
 
-    /// Workers that have been at one job for longer than `limit`.
-    pub(super) fn stalled(&self, limit: Duration) -> usize {
-        let now = self.base.elapsed();
-        let is_stalled = |begun: &&AtomicU64| match begun.load(Ordering::Relaxed) {
+    fn is_stuck(&self, place: &Place, limit: Duration) -> bool {
+        match place.begun.load(Ordering::Relaxed) {
             0 => false,
-            nanos => now.saturating_sub(Duration::from_nanos(nanos)) > limit,
+            nanos => self.base.elapsed().saturating_sub(Duration::from_nanos(nanos)) > limit,
+        }
+    }
+
+    /// Places of workers that have been at one job for longer than `limit` and have no replacement yet.
+    pub(super) fn newly_stuck(&self, limit: Duration) -> impl Iterator<Item = usize> {
+        let is_new =
+            move |place: &Place| !place.is_replaced.load(Ordering::Relaxed) && self.is_stuck(place, limit);
+        self.places.iter().enumerate().filter(move |(_, place)| is_new(place)).map(|(worker, _)| worker)
+    }
+
+    /// Another worker does the work of this one from now on.
+    pub(super) fn replace(&self, worker: usize) {
+        self.places[worker].is_replaced.store(true, Ordering::Release);
+    }
+
+    fn is_replaced(&self, worker: usize) -> bool {
+        self.places[worker].is_replaced.load(Ordering::Acquire)
+    }
+
+    /// Workers that have been at one job for longer than `limit`, replaced or not.
+    pub(super) fn stuck(&self, limit: Duration) -> usize {
+        self.places.iter().filter(|place| self.is_stuck(place, limit)).count()
+    }
+
+    /// Workers that could take a job: neither stuck nor without a session. None where every session was tried, is
+    /// stuck, and no call has come back since: a replacement has yet to show that it fares better.
+    pub(super) fn serving(&self, limit: Duration) -> usize {
+        let stuck: Vec<_> = self.places.iter().filter(|place| self.is_stuck(place, limit)).collect();
+        let newest = stuck.iter().map(|place| place.begun.load(Ordering::Relaxed)).max();
+        if stuck.len() >= self.sessions && newest > Some(self.last_end.load(Ordering::Relaxed)) {
+            return 0;
+        }
+        self.sessions.saturating_sub(self.newly_stuck(limit).count() + self.without_session())
+    }
+
+    /// Workers that are at a job.
+    pub(super) fn busy(&self) -> usize {
+        let is_busy = |place: &&Place| {
+            place.begun.load(Ordering::Relaxed) != 0 && !place.is_replaced.load(Ordering::Relaxed)
         };
-        self.begun.iter().filter(is_stalled).count()
+        self.places.iter().filter(is_busy).count()
     }
 
     /// A connection has been made: what failed on the one before says nothing of it.
     pub(super) fn begin_anew(&self) {
-        self.without_session.iter().for_each(|lacks| lacks.store(false, Ordering::Relaxed));
+        self.places.iter().for_each(|place| place.lacks_session.store(false, Ordering::Relaxed));
     }
 
     /// Workers that could not open a session when they last tried.
     pub(super) fn without_session(&self) -> usize {
-        self.without_session.iter().filter(|lacks| lacks.load(Ordering::Relaxed)).count()
+        self.places.iter().filter(|place| place.lacks_session.load(Ordering::Relaxed)).count()
     }
 
-    pub(super) fn workers(&self) -> usize {
-        self.begun.len()
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions
     }
 }
 
-/// A worker's life: takes jobs until it is told to stop.
+/// A worker's life: takes jobs until it is told to stop, or finds itself replaced.
 pub(super) fn run(worker: usize, shared: &Shared, tasks: &flume::Receiver<Task>) {
     let mut lane: Option<Lane> = None;
     while let Ok(Task::Job(job)) = tasks.recv() {
         shared.board.begin(worker);
         // A panic costs its request an answer and the worker its session, not the process its service.
         let done = catch_unwind(AssertUnwindSafe(|| perform(worker, &mut lane, shared, job)));
-        if let Ok(Some(job)) = done {
-            shared.board.end(worker);
-            // Others have sessions: the job is theirs. This worker stays out of the way for a while.
-            if let Err(
-                flume::TrySendError::Full(Task::Job(job)) | flume::TrySendError::Disconnected(Task::Job(job)),
-            ) = shared.tasks.try_send(Task::Job(job))
-            {
-                job(Err(HsmError::QueueFull));
-            }
-            std::thread::sleep(NO_SESSION_PAUSE);
-            continue;
-        }
-        if done.is_err() {
-            tracing::error!(token = %shared.settings.name, "a job on the token panicked; its session is replaced");
-            lane = None;
-        }
         shared.board.end(worker);
+        match done {
+            Ok(None) => {}
+            Ok(Some(job)) => hand_on(shared, job),
+            Err(_) => {
+                tracing::error!(token = %shared.settings.name, "a job on the token panicked; its session is replaced");
+                lane = None;
+            }
+        }
+        if shared.board.is_replaced(worker) {
+            tracing::warn!(token = %shared.settings.name, "a call that was stuck has returned");
+            break;
+        }
     }
+    drop(lane);
+    shared.board.leave_place(worker);
+}
+
+/// Others have sessions: the job is theirs. This worker stays out of the way for a while.
+fn hand_on(shared: &Shared, job: Job) {
+    if let Err(
+        flume::TrySendError::Full(Task::Job(job)) | flume::TrySendError::Disconnected(Task::Job(job)),
+    ) = shared.tasks.try_send(Task::Job(job))
+    {
+        job(Err(HsmError::QueueFull));
+    }
+    std::thread::sleep(NO_SESSION_PAUSE);
 }
 
 /// Does the job, or gives it back where another worker can.
 fn perform(worker: usize, lane: &mut Option<Lane>, shared: &Shared, job: Job) -> Option<Job> {
     let matched = match_connection(lane, shared);
-    shared.board.without_session[worker].store(matched.is_err(), Ordering::Relaxed);
+    shared.board.places[worker].lacks_session.store(matched.is_err(), Ordering::Relaxed);
     if let Err(error) = matched {
-        if matches!(error, HsmError::Device { .. }) && shared.board.without_session() < shared.board.workers()
+        if matches!(error, HsmError::Device { .. })
+            && shared.board.without_session() < shared.board.sessions()
         {
             return Some(job);
         }

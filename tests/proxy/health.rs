@@ -278,10 +278,11 @@ async fn a_degraded_token_whose_sessions_all_hang_is_unavailable() {
     rig.wait_for_health("DEGRADED").await;
     rig.faults.set(&format!("{rule}\nC_Encrypt hang until_removed"));
     let mut waiting = Vec::new();
-    for mut client in rig.clients(2).await {
+    // The two sessions, and as many replacements as there may be.
+    for mut client in rig.clients(6).await {
         waiting.push(tokio::spawn(async move { client.encrypt("demo").await }));
     }
-    rig.faults.wait_until_inside(Function::Encrypt, 2).await;
+    rig.faults.wait_until_inside(Function::Encrypt, 6).await;
     rig.wait_for_health("UNAVAILABLE").await;
     assert_eq!(readiness(&rig).await, NOT_READY);
     rig.faults.set(rule);

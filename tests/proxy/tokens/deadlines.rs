@@ -170,11 +170,12 @@ async fn a_full_queue_before_calls_that_hang_is_a_timeout_at_once() {
     let rig = Rig::start(setup).await;
     rig.faults.set("C_Encrypt hang until_removed label=demo");
     let mut waiting = Vec::new();
-    for mut client in rig.clients(2).await {
+    // One hangs, as do both replacements; the fourth waits.
+    for (mut client, inside) in rig.clients(4).await.into_iter().zip([1, 2, 3, 3]) {
         waiting.push(tokio::spawn(async move { client.encrypt("demo").await }));
-        rig.faults.wait_until_inside(Function::Encrypt, 1).await;
+        rig.faults.wait_until_inside(Function::Encrypt, inside).await;
     }
-    rig.proxy.wait_for("/metrics", |_, text| text.contains("\nxks_requests_in_flight 2\n")).await;
+    rig.proxy.wait_for("/metrics", |_, text| text.contains("\nxks_requests_in_flight 4\n")).await;
     rig.proxy.wait_for("/readyz?verbose", |_, text| text.contains("hang")).await;
     let mut client = rig.client().await;
     let answer = client.encrypt("demo-2").await;
@@ -255,6 +256,50 @@ async fn everything_else_answers_while_a_token_hangs_and_the_token_serves_again_
         let decrypted = request.await.unwrap().ok();
         assert_eq!(bytes_of(&decrypted["plaintext"]), PLAINTEXT);
     }
+    rig.wait_until_it_serves().await;
+    rig.wait_for_health("ACTIVE").await;
+}
+
+#[tokio::test]
+async fn a_session_that_hangs_for_ever_is_replaced() {
+    let rig = Rig::start(setup(1, &both(300))).await;
+    rig.faults.set("C_Encrypt hang until_removed label=demo times=1");
+    assert!(is(&rig.client().await.encrypt("demo").await, TIMEOUT));
+    rig.wait_until_it_serves().await;
+    rig.wait_for_health("DEGRADED").await;
+    assert_eq!(rig.proxy.metric("xks_token_threads_replaced_total{token=\"softhsm\"}").await, 1.0);
+    // It comes back after all: it ends, and nothing is left of the hang.
+    rig.faults.clear();
+    rig.wait_for_health("ACTIVE").await;
+    rig.wait_until_it_serves().await;
+}
+
+#[tokio::test]
+async fn sessions_that_hang_are_replaced_up_to_a_cap_and_serve_again_when_the_token_does() {
+    let rig = Rig::start(setup(1, &both(300))).await;
+    rig.faults.set("C_Encrypt hang until_removed label=demo");
+    // One hangs, as do both replacements.
+    while rig.proxy.metric("xks_token_sessions_stalled{token=\"softhsm\"}").await < 3.0 {
+        assert!(is(&rig.client().await.encrypt("demo").await, TIMEOUT));
+    }
+    rig.wait_for_health("UNAVAILABLE").await;
+    assert!(is(&rig.client().await.encrypt("demo").await, TIMEOUT));
+    assert_eq!(rig.proxy.metric("xks_token_threads_replaced_total{token=\"softhsm\"}").await, 2.0);
+    rig.faults.clear();
+    rig.wait_until_it_serves().await;
+    rig.wait_for_health("ACTIVE").await;
+}
+
+#[tokio::test]
+async fn a_prober_that_hangs_for_ever_is_replaced() {
+    let mut setup = setup(1, &both(5000));
+    setup.token = "sessions = 1\nintervals = { health_probe_ms = 100 }".to_owned();
+    let rig = Rig::start(setup).await;
+    rig.faults.set("C_EncryptInit hang until_removed label=xks-health times=1");
+    rig.wait_for_health("UNAVAILABLE").await;
+    rig.wait_for_health("ACTIVE").await;
+    rig.wait_until_it_serves().await;
+    rig.faults.clear();
     rig.wait_until_it_serves().await;
     rig.wait_for_health("ACTIVE").await;
 }

@@ -1,0 +1,141 @@
+//! A token's threads and the one that watches them: whatever is stuck in a call that does not return is replaced.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use super::keeper::{self, Message};
+use super::module::Modules;
+use super::token::Shared;
+use super::workers::{self, Task};
+use crate::clock;
+
+/// Keepers that may be stuck for ever before no more are replaced.
+const MAX_STUCK_KEEPERS: usize = 2;
+/// Probe intervals that a keeper may be inside the module: longer than it takes any token to list its keys.
+const KEEPER_PATIENCE: u32 = 6;
+/// Time between two looks at the threads.
+const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The threads of one token: workers with a session each, a keeper, and a watch over them.
+pub(super) struct Threads(Arc<Crew>);
+
+/// What the watch needs to replace a thread.
+struct Crew {
+    shared: Arc<Shared>,
+    modules: Arc<Modules>,
+    tasks: flume::Receiver<Task>,
+    messages: flume::Receiver<Message>,
+    stop_watching: flume::Sender<()>,
+    /// Keepers that have not ended.
+    keepers: AtomicUsize,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Threads {
+    /// Starts them.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        modules: &Arc<Modules>,
+        tasks: flume::Receiver<Task>,
+        messages: flume::Receiver<Message>,
+    ) -> io::Result<Self> {
+        let (stop_watching, watching) = flume::bounded(1);
+        let crew = Arc::new(Crew {
+            shared: Arc::clone(shared),
+            modules: Arc::clone(modules),
+            tasks,
+            messages,
+            stop_watching,
+            keepers: AtomicUsize::new(0),
+            handles: Mutex::default(),
+        });
+        crew.start_keeper()?;
+        for _ in 0..shared.board.sessions() {
+            crew.start_worker()?;
+        }
+        let watched = Arc::clone(&crew);
+        crew.spawn(format!("watch-{}", shared.settings.name), move || watched.watch(&watching))?;
+        Ok(Self(crew))
+    }
+
+    /// Waits until all have ended, at most `patience`; false where one is stuck in a call of the module.
+    pub(super) fn wait(&self, patience: Duration) -> bool {
+        let until = clock::now() + patience;
+        let _ = self.0.stop_watching.try_send(());
+        while self.0.handles().iter().any(|thread| !thread.is_finished()) {
+            if clock::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+}
+
+impl Crew {
+    fn handles(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self, name: String, life: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let handle = Builder::new().name(name).spawn(life)?;
+        let mut handles = self.handles();
+        handles.retain(|handle| !handle.is_finished());
+        handles.push(handle);
+        Ok(())
+    }
+
+    /// Starts a keeper, which is the keeper from now on.
+    fn start_keeper(self: &Arc<Self>) -> io::Result<()> {
+        let crew = Arc::clone(self);
+        let term = self.shared.probe.begin_term();
+        self.keepers.fetch_add(1, Ordering::AcqRel);
+        self.spawn(format!("keeper-{}", self.shared.settings.name), move || {
+            keeper::run(&crew.shared, term, &crew.modules, &crew.messages);
+            crew.keepers.fetch_sub(1, Ordering::AcqRel);
+        })
+    }
+
+    /// Starts a worker; false where every place is taken.
+    fn start_worker(&self) -> io::Result<bool> {
+        let Some(worker) = self.shared.board.take_place() else { return Ok(false) };
+        let (shared, tasks) = (Arc::clone(&self.shared), self.tasks.clone());
+        self.spawn(format!("hsm-{}-{worker}", self.shared.settings.name), move || {
+            workers::run(worker, &shared, &tasks);
+        })?;
+        Ok(true)
+    }
+
+    fn watch(self: &Arc<Self>, stop: &flume::Receiver<()>) {
+        let settings = &self.shared.settings;
+        while stop.recv_timeout(WATCH_INTERVAL) == Err(flume::RecvTimeoutError::Timeout) {
+            let stuck: Vec<_> = self.shared.board.newly_stuck(settings.stall_after).collect();
+            for worker in stuck {
+                match self.start_worker() {
+                    Ok(true) => {
+                        self.shared.board.replace(worker);
+                        self.shared.metrics.threads_replaced.inc();
+                        tracing::error!(token = %settings.name, "a call does not return: its thread is replaced");
+                    }
+                    // No more places: the token is as stuck as it may get.
+                    Ok(false) => break,
+                    Err(error) => tracing::error!(token = %settings.name, %error, "cannot start a thread"),
+                }
+            }
+            let hangs = self.shared.probe.hangs_for(settings.probe_interval * KEEPER_PATIENCE);
+            if hangs && self.keepers.load(Ordering::Acquire) <= MAX_STUCK_KEEPERS {
+                self.shared.metrics.threads_replaced.inc();
+                tracing::error!(token = %settings.name, "the health probe does not return: its thread is replaced");
+                if let Err(error) = self.start_keeper() {
+                    tracing::error!(token = %settings.name, %error, "cannot start a thread");
+                }
+            }
+        }
+    }
+}
