@@ -169,6 +169,7 @@ make_token() {
     use_tokens "$dir/staging"
     fill_token
     mv "$dir/staging/tokens"/* "$dir/tokens"
+    rm -rf "$dir/staging"
     use_tokens "$dir"
   elif [ -s "$dir/pin" ] && [ -s "$dir/so-pin" ]; then
     use_tokens "$dir"

@@ -98,11 +98,12 @@ fn environment_variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Why a secret could not be read.
+/// Why a secret could not be read. The texts name neither file nor variable: who mistook the one for the other wrote the
+/// secret there.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SecretFault {
     /// The file cannot be read.
-    #[error("cannot read the secret file {}: {reason}", path.display())]
+    #[error("cannot read the secret file: {reason}")]
     File {
         /// The file.
         path: PathBuf,
@@ -110,20 +111,20 @@ pub enum SecretFault {
         reason: std::io::ErrorKind,
     },
     /// The file holds nothing.
-    #[error("the secret file {} is empty", .0.display())]
+    #[error("the secret file is empty")]
     Empty(PathBuf),
     /// The file is not text.
-    #[error("the secret file {} is not UTF-8 text", .0.display())]
+    #[error("the secret file is not UTF-8 text")]
     NotUtf8(PathBuf),
     /// The file is too long to be a secret.
-    #[error("the secret file {} is longer than 64 KiB", .0.display())]
+    #[error("the secret file is longer than 64 KiB")]
     TooLong(PathBuf),
     /// The environment variable is not there.
-    #[error("the environment variable {0} is not set, empty or not UTF-8")]
+    #[error("the environment variable is not set, empty or not UTF-8")]
     Environment(String),
     /// Not started by systemd with credentials.
     #[error(
-        "the systemd credential {0} is not there: CREDENTIALS_DIRECTORY is not set; does the unit say LoadCredential={0}:…?"
+        "there are no systemd credentials: CREDENTIALS_DIRECTORY is not set; does the unit say LoadCredential=NAME:…?"
     )]
     NoCredentialsDirectory(String),
 }
@@ -153,14 +154,24 @@ mod tests {
     }
 
     #[test]
-    fn faults_name_the_place_and_never_the_content() {
+    fn faults_show_neither_content_nor_name() {
         let path = temporary_file("binary", b"hunter2\xff");
         let fault = SecretSource::File(path.clone()).read().unwrap_err();
         assert_eq!(fault, SecretFault::NotUtf8(path.clone()));
         assert!(!format!("{fault} {fault:?}").contains("hunter2"));
         std::fs::remove_file(path).unwrap();
-        let missing = SecretSource::Environment("XKS_NO_SUCH_VARIABLE".into()).read().unwrap_err();
-        assert!(missing.to_string().contains("XKS_NO_SUCH_VARIABLE"));
+        for source in
+            [SecretSource::Environment("hunter2".into()), SecretSource::File("/nonexistent/hunter2".into())]
+        {
+            assert!(!source.read().unwrap_err().to_string().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_secret_comes_from_the_environment_without_its_name() {
+        // PATH is set wherever tests run.
+        let read = SecretSource::Environment("PATH".into()).read().unwrap();
+        assert_eq!(read.expose(), std::env::var("PATH").unwrap());
     }
 
     #[test]

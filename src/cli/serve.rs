@@ -10,7 +10,7 @@ use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, complain, environment};
 use crate::app::{self, Ended};
 use crate::config::{Config, LogLevel};
 
-/// Log lines that may wait to be written, a few kilobytes each at the most; what comes on top is dropped and counted,
+/// Log lines that may wait to be written, a few kilobytes each, 40 at the most; what comes on top is dropped and counted,
 /// since no request waits for the log.
 const MAX_WAITING_LINES: usize = 16_384;
 

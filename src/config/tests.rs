@@ -108,9 +108,9 @@ fn every_fault_is_reported_with_its_place() {
         (
             "file = \"pin\"",
             "environment = \"XKS_ABSENT\"",
-            "tokens[0].pin: the environment variable XKS_ABSENT",
+            "tokens[0].pin: the environment variable is not set",
         ),
-        ("file = \"pin\"", "systemd_credential = \"pin\"", "tokens[0].pin: the systemd credential pin"),
+        ("file = \"pin\"", "systemd_credential = \"pin\"", "tokens[0].pin: there are no systemd credentials"),
         ("{ file = \"pin\" }", "{ }", "tokens[0].pin: must be a string, or exactly one of"),
         (
             "# iv_source = \"os\"",
@@ -192,6 +192,9 @@ fn no_report_quotes_the_file() {
         ("{ file = \"payments.secret\" }", "hunter2"),
         ("{ file = \"payments.secret\" }", "{ file = \"payments.secret\", hunter2 = \"hunter2\" }"),
         ("{ file = \"payments.secret\" }", "\"hunter2"),
+        ("{ file = \"pin\" }", "{ environment = \"hunter2\" }"),
+        ("{ file = \"pin\" }", "{ systemd_credential = \"hunter2\" }"),
+        ("{ file = \"pin\" }", "{ file = \"hunter2\" }"),
         ("{ file = \"pin\" }", "[ \"hunter2\" ]"),
         ("access_key_id = \"PAYMENTSEXAMPLE234567ABCDE\"", "hunter2 = 1"),
         ("uri_path_prefix = \"/payments\"", "uri_path_prefix = \"hunter2\""),
@@ -202,6 +205,15 @@ fn no_report_quotes_the_file() {
         assert!(!faults.is_empty());
         assert!(!faults.iter().any(|fault| fault.contains("hunter2")), "{faults:#?}");
     }
+}
+
+#[test]
+fn one_bad_secret_hides_no_other_fault_and_makes_up_none() {
+    let faults = parse(&EXAMPLE.replace("{ file = \"pin\" }", "{ environment = \"XKS_TEST_NOT_SET\" }"));
+    let faults = faults.map(|_| ()).unwrap_err();
+    // The token's own, and that of each store which names it.
+    assert!(faults[0].contains("tokens[0].pin: the environment variable is not set"), "{faults:#?}");
+    assert!(faults[1..].iter().all(|fault| fault.contains("its own entry is faulty")), "{faults:#?}");
 }
 
 #[test]

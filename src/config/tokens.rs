@@ -10,10 +10,9 @@ use xks_spec::limits::MAX_HEALTH_RESULT_AGE;
 use super::read_secret;
 use super::reader::{Section, Table, Value};
 use crate::hsm::{IvSource, TokenSelector, TokenSettings, UserType};
-use crate::secret::SecretSource;
 
-/// A call that lasts longer hangs: no request waits as long.
-const STALL_AFTER: Duration = Duration::from_millis(500);
+/// A call that lasts longer hangs: KMS has long given up.
+const STALL_AFTER: Duration = Duration::from_millis(250);
 /// A key that was searched and not found is not searched again for so long.
 const MISS_MEMORY: Duration = Duration::from_secs(2);
 
@@ -52,9 +51,9 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
     let module = table.require("module").and_then(|value| value.path_in(folder));
     let selector = read_selector(table);
     let user_type = table.take("user_type").map_or(Some(UserType::User), |value| read_user_type(&value));
-    let pin: Option<SecretSource> = match table.take("pin") {
-        Some(value) => Some(read_secret(&value, folder)?.0),
-        None => None,
+    let pin = match table.take("pin") {
+        Some(value) => read_secret(&value, folder).map(|(source, _)| Some(source)),
+        None => Some(None),
     };
     let environment: BTreeMap<_, _> =
         table.take("environment").map(|value| value.string_map()).unwrap_or_default().into_iter().collect();
@@ -71,7 +70,7 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
         environment,
         selector: selector?,
         user_type: user_type?,
-        pin,
+        pin: pin?,
         sessions: usize::try_from(sessions?).ok()?,
         queue_depth: usize::try_from(queue_depth?).ok()?,
         iv_source: iv_source?,

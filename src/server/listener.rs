@@ -75,8 +75,8 @@ async fn begin(
     connections: &Arc<Connections>,
     drain: &Drain,
 ) -> io::Result<()> {
-    // Small answers must not wait for the client's acknowledgement of the one before.
-    stream.set_nodelay(true)?;
+    // Small answers must not wait for the client's acknowledgement of the one before. Fails on none but a dead connection.
+    let _ = stream.set_nodelay(true);
     let place = connections.admit().await;
     tokio::spawn(connection::serve(Arc::clone(state), stream, address, place, drain.clone()));
     Ok(())

@@ -106,14 +106,14 @@ impl Drop for Record {
             reason,
             access_key_id = self.access_key_id.as_deref(),
             claimed_access_key_id = self.claimed_access_key_id.as_deref(),
-            kmsRequestId = metadata.kms_request_id.as_deref(),
-            kmsOperation = metadata.kms_operation.as_deref(),
-            kmsKeyArn = metadata.kms_key_arn.as_deref(),
-            kmsViaService = metadata.kms_via_service.as_deref(),
-            awsPrincipalArn = metadata.aws_principal_arn.as_deref(),
-            awsSourceVpc = metadata.aws_source_vpc.as_deref(),
-            awsSourceVpce = metadata.aws_source_vpce.as_deref(),
-            other_metadata = other,
+            kmsRequestId = metadata.kms_request_id.as_deref().map(shortened),
+            kmsOperation = metadata.kms_operation.as_deref().map(shortened),
+            kmsKeyArn = metadata.kms_key_arn.as_deref().map(shortened),
+            kmsViaService = metadata.kms_via_service.as_deref().map(shortened),
+            awsPrincipalArn = metadata.aws_principal_arn.as_deref().map(shortened),
+            awsSourceVpc = metadata.aws_source_vpc.as_deref().map(shortened),
+            awsSourceVpce = metadata.aws_source_vpce.as_deref().map(shortened),
+            other_metadata = other.as_deref().map(shortened),
             key_version = self.trace.key_version,
             token_serial = hsm.token_serial.as_deref(),
             hsm_calls = hsm.attempts,
@@ -124,6 +124,15 @@ impl Drop for Record {
             http = if self.is_http2 { "2" } else { "1.1" },
         );
     }
+}
+
+/// What the log keeps of a text: a line that waits to be written takes memory.
+fn shortened(text: &str) -> &str {
+    /// Twice the longest ARN that KMS knows.
+    const MAX_BYTES: usize = 4096;
+    let is_end = |end: &usize| text.is_char_boundary(*end);
+    let end = (0..=MAX_BYTES.min(text.len())).rev().find(is_end).unwrap_or(0);
+    &text[..end]
 }
 
 fn micros(duration: Duration) -> u64 {

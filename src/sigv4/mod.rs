@@ -64,7 +64,8 @@ impl fmt::Debug for PendingSignature<'_> {
 /// the scope, the clock skew, and that the signed headers are there and include host and x-amz-date.
 ///
 /// # Errors
-/// [`AuthenticationFault`]. An unknown access key id costs the same work as a wrong signature on the same head.
+/// [`AuthenticationFault`]. An unknown access key id is answered with the work of a signature on an empty body, so that its
+/// answer does not come sooner than one to a wrong signature; that it comes before the body is no secret.
 pub fn check_head<'a>(
     head: SignedHead<'a>,
     credentials: &'a Credentials,
