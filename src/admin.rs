@@ -8,9 +8,10 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::hsm::{HealthStatus, Hsm};
+use crate::hsm::{Fleet, HealthStatus, Hsm};
 use crate::metrics::Metrics;
 
 /// The path that load balancers poll, on the TLS listener and on the plain one.
@@ -20,13 +21,14 @@ pub const PING_PATH: &str = "/ping";
 pub struct Readiness {
     is_draining: AtomicBool,
     tokens: Vec<Arc<dyn Hsm>>,
+    fleets: Vec<Arc<Fleet>>,
 }
 
 impl Readiness {
-    /// Ready once a token of `tokens` is.
+    /// Ready once a token of `tokens` is, and every store's keys have been looked at once.
     #[must_use]
-    pub fn new(tokens: Vec<Arc<dyn Hsm>>) -> Arc<Self> {
-        Arc::new(Self { is_draining: AtomicBool::new(false), tokens })
+    pub fn new(tokens: Vec<Arc<dyn Hsm>>, fleets: Vec<Arc<Fleet>>) -> Arc<Self> {
+        Arc::new(Self { is_draining: AtomicBool::new(false), tokens, fleets })
     }
 
     /// From now on not ready, for good.
@@ -34,12 +36,13 @@ impl Readiness {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Not draining, and at least one token can serve.
+    /// Not draining, at least one token can serve, and no store is still looking for its keys.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let can_serve =
             |status: Option<HealthStatus>| status.is_some_and(|status| status > HealthStatus::Unavailable);
         !self.is_draining.load(Ordering::Relaxed)
+            && self.fleets.iter().all(|fleet| fleet.is_prepared() || !fleet.is_connected())
             && self.tokens.iter().any(|token| token.health().iter().any(|health| can_serve(health.status)))
     }
 
@@ -82,14 +85,17 @@ pub fn router(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))
         .with_state(AdminState { readiness, metrics })
-        .layer(CatchPanicLayer::new())
+        .layer(ServiceBuilder::new().layer(CatchPanicLayer::new()))
 }
 
 // SPEC(OPS-LB-001, OPS-LB-002): MUST implement the health checks of load balancers: an unsigned GET, 200 while fit to serve.
 /// `/ping` and nothing else, for the plain listener of load balancers.
 pub fn ping_router(readiness: Arc<Readiness>) -> Router {
     let ping = async |State(readiness): State<Arc<Readiness>>| ping_answer(readiness.is_ready());
-    Router::new().route(PING_PATH, get(ping)).with_state(readiness).layer(CatchPanicLayer::new())
+    Router::new()
+        .route(PING_PATH, get(ping))
+        .with_state(readiness)
+        .layer(ServiceBuilder::new().layer(CatchPanicLayer::new()))
 }
 
 #[derive(serde::Deserialize)]

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::admin::{self, Readiness};
 use crate::config::{Config, StoreSettings};
-use crate::hsm::{Hsm, Modules, Token, TokenSettings};
+use crate::hsm::{Fleet, Hsm, Modules, Token, TokenSettings};
 use crate::keystore::{KeyStore, KeyStores, StoreQuota};
 use crate::metrics::{Metrics, TokenMetrics};
 use crate::server::{self, Drain, State, serve_plain};
@@ -46,21 +46,25 @@ impl Tokens {
         self.0.values().map(|token| Arc::clone(token) as Arc<dyn Hsm>).collect()
     }
 
-    /// The key stores on these tokens. One whose tokens are not there is left out: the configuration has excluded it.
+    /// The key stores on these tokens, and what each asks of them.
     #[must_use]
-    pub fn stores(&self, settings: Vec<StoreSettings>) -> KeyStores {
-        KeyStores::new(settings.into_iter().filter_map(|store| {
-            let token = self.0.get(store.tokens.first()?)?;
-            Some(KeyStore {
+    pub fn stores(&self, settings: Vec<StoreSettings>) -> (KeyStores, Vec<Arc<Fleet>>) {
+        let mut fleets = Vec::new();
+        let stores = KeyStores::new(settings.into_iter().map(|store| {
+            let tokens = store.tokens.iter().filter_map(|name| self.0.get(name).cloned()).collect();
+            let fleet = Arc::new(Fleet::new(tokens, store.hedging, store.keys.materials()));
+            fleets.push(Arc::clone(&fleet));
+            KeyStore {
                 name: store.name,
                 prefix: store.prefix,
                 is_enabled: store.is_enabled,
                 credentials: store.credentials,
                 keys: store.keys,
-                hsm: Arc::clone(token) as Arc<dyn Hsm>,
+                hsm: fleet,
                 quota: StoreQuota::new(store.requests_per_second, store.burst),
-            })
-        }))
+            }
+        }));
+        (stores, fleets)
     }
 
     /// Ends the threads; false where one is stuck inside a module.
@@ -112,9 +116,13 @@ pub async fn run(
         None => None,
     };
     let tokens = Tokens::start(config.tokens, &metrics)?;
-    let readiness = Readiness::new(tokens.all());
+    let (stores, fleets) = tokens.stores(config.stores);
+    for fleet in &fleets {
+        tokio::spawn(Arc::clone(fleet).watch());
+    }
+    let readiness = Readiness::new(tokens.all(), fleets);
     let state = Arc::new(State {
-        stores: ArcSwap::from_pointee(tokens.stores(config.stores)),
+        stores: ArcSwap::from_pointee(stores),
         tls: ArcSwap::from_pointee(config.tls),
         metrics: Arc::clone(&metrics),
         readiness: Arc::clone(&readiness),
@@ -122,6 +130,7 @@ pub async fn run(
         timeouts: config.timeouts,
         fleet: config.fleet,
         in_flight: Semaphore::new(config.limits.max_in_flight),
+        strangers_in_flight: Semaphore::new(config.limits.max_in_flight.div_ceil(2)),
     });
     let admin_router = admin::router(Arc::clone(&readiness), Arc::clone(&metrics));
     tokio::spawn(serve_plain(admin_listener, admin_router));
@@ -165,21 +174,19 @@ async fn shut_down(
     readiness: Arc<Readiness>,
     lame_duck: Duration,
 ) {
-    {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        readiness.drain();
-        tracing::info!(
-            lame_duck_secs = lame_duck.as_secs(),
-            "stopping: not ready any more; new connections are still served for the lame-duck time"
-        );
-        tokio::select! {
-            () = tokio::time::sleep(lame_duck) => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("draining: no new connections; those that are open are told to close");
-        switch.send_replace(true);
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    readiness.drain();
+    tracing::info!(
+        lame_duck_secs = lame_duck.as_secs(),
+        "stopping: not ready any more; new connections are still served for the lame-duck time"
+    );
+    tokio::select! {
+        () = tokio::time::sleep(lame_duck) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
+    tracing::info!("draining: no new connections; those that are open are told to close");
+    switch.send_replace(true);
 }
 
 async fn count_dropped_lines(metrics: Arc<Metrics>, dropped_lines: impl Fn() -> usize + Send) {

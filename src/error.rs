@@ -126,6 +126,10 @@ impl Error {
                 ErrorName::InvalidStateException,
                 "The external key is blocked: several keys in the key manager answer to its name.",
             ),
+            Self::Hsm(HsmError::KeyDiffers | HsmError::KeyOfAnotherStore) => (
+                ErrorName::InvalidStateException,
+                "The external key is blocked: the key manager's key under its name is not the one meant, or not this store's.",
+            ),
             Self::StoreDisabled => {
                 (ErrorName::InvalidStateException, "The key store is disabled in the proxy.")
             }
@@ -154,7 +158,7 @@ impl Error {
                 ErrorName::DependencyTimeoutException,
                 "The proxy is starting and has not measured health yet. Retry.",
             ),
-            Self::Hsm(HsmError::Unavailable(_)) => (
+            Self::Hsm(HsmError::Unavailable(_) | HsmError::KeyUnproven) => (
                 ErrorName::InternalException,
                 "The key manager cannot be reached. The proxy's log has the reason.",
             ),
@@ -179,6 +183,9 @@ mod tests {
             HsmError::KeyNotFound,
             HsmError::KeyAmbiguous { count: 2 },
             HsmError::KeyNotPermitted { code: "CKR_X".into() },
+            HsmError::KeyUnproven,
+            HsmError::KeyDiffers,
+            HsmError::KeyOfAnotherStore,
             HsmError::BadCiphertext,
             HsmError::QueueFull,
             HsmError::TooManySearches,

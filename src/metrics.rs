@@ -17,7 +17,7 @@ const LATENCY_BUCKETS: [f64; 14] =
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Requests answered; `error` is the errorName, or `none`.
+    /// Requests; `error` is the errorName, `none`, `abandoned` by the client, or `closed` without an answer.
     pub requests: IntCounterVec,
     /// Seconds from a request's first byte to its answer.
     pub request_seconds: HistogramVec,
@@ -43,6 +43,12 @@ pub struct Metrics {
     pub token_sessions_stalled: IntGaugeVec,
     /// Threads stuck in a call that were replaced, by token.
     pub token_threads_replaced: IntCounterVec,
+    /// 1 where a token is asked no more until a probe succeeds.
+    pub token_breaker_open: IntGaugeVec,
+    /// Requests that were given to a token after another had failed, or was too slow.
+    pub token_second_attempts: IntCounterVec,
+    /// Keys that a token lacks or has another value of, by reason.
+    pub token_keys_out: IntGaugeVec,
     /// Searches for keys that the index did not hold, by token and outcome.
     pub key_searches: IntCounterVec,
     /// Log lines dropped because the log could not be written as fast as it came.
@@ -65,7 +71,7 @@ impl Metrics {
             requests: counters(
                 r,
                 "xks_requests_total",
-                "Requests answered.",
+                "Requests by their end.",
                 &["operation", "store", "error"],
             ),
             request_seconds: histogram(
@@ -130,6 +136,24 @@ impl Metrics {
                 "Threads stuck in a call of the module that were replaced.",
                 &["token"],
             ),
+            token_breaker_open: gauges(
+                r,
+                "xks_token_breaker_open",
+                "1 where the token is asked no more until a probe succeeds.",
+                &["token"],
+            ),
+            token_second_attempts: counters(
+                r,
+                "xks_token_second_attempts_total",
+                "Requests given to the token after another had failed or was slow.",
+                &["token"],
+            ),
+            token_keys_out: gauges(
+                r,
+                "xks_token_keys_out",
+                "Keys that the token lacks or has another value of.",
+                &["token", "reason"],
+            ),
             key_searches: counters(
                 r,
                 "xks_key_searches_total",
@@ -170,6 +194,11 @@ pub struct TokenMetrics {
     pub sessions_stalled: IntGauge,
     /// Threads that were replaced.
     pub threads_replaced: IntCounter,
+    /// 1 where the token is asked no more.
+    pub breaker_open: IntGauge,
+    /// Requests that came here second.
+    pub asked_second: IntCounter,
+    keys_out: IntGaugeVec,
 }
 
 impl TokenMetrics {
@@ -186,6 +215,9 @@ impl TokenMetrics {
             health: metrics.token_health.with_label_values(&[token]),
             sessions_stalled: metrics.token_sessions_stalled.with_label_values(&[token]),
             threads_replaced: metrics.token_threads_replaced.with_label_values(&[token]),
+            breaker_open: metrics.token_breaker_open.with_label_values(&[token]),
+            asked_second: metrics.token_second_attempts.with_label_values(&[token]),
+            keys_out: metrics.token_keys_out.clone(),
             token: token.into(),
         }
     }
@@ -208,6 +240,13 @@ impl TokenMetrics {
     /// A PKCS#11 call failed.
     pub fn failed(&self, meaning: &str) {
         self.failures.with_label_values(&[&self.token, meaning]).inc();
+    }
+
+    /// So many keys are out of use on the token.
+    pub fn keys_out(&self, reason: &str, count: usize) {
+        self.keys_out
+            .with_label_values(&[&*self.token, reason])
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A key was searched in the token.

@@ -11,7 +11,7 @@ use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, complain, environment, print};
 use crate::app::Tokens;
 use crate::clock::{self, Deadline};
 use crate::config::Config;
-use crate::hsm::{HealthStatus, Hsm, HsmError, KeyAttributes, KeyKind, KeyLocator, TokenHealth};
+use crate::hsm::{HealthStatus, Hsm, HsmError, KeyAttributes, KeyKind, TokenHealth};
 use crate::keystore::KeyStores;
 use crate::metrics::Metrics;
 use crate::tls::{CertificateFiles, validity_unix_secs};
@@ -45,7 +45,7 @@ pub(super) fn run(path: &Path) -> u8 {
         complain(&"cannot start threads");
         return EXIT_FAILED;
     };
-    let stores = tokens.stores(config.stores);
+    let (stores, _) = tokens.stores(config.stores);
     runtime.block_on(async {
         for token in tokens.all() {
             check_token(&*token, &mut report).await;
@@ -147,16 +147,18 @@ async fn check_stores(stores: &KeyStores, report: &mut Report) {
         if !store.is_enabled {
             report.notice(&format!("store {} is disabled", store.name));
         }
+        if let Some(prefix) = store.keys.rule_prefix() {
+            report.good(&format!(
+                "store {}: every other external key is the token's key whose label is {prefix:?} and the id; those are \
+                 looked up when they are asked for",
+                store.name
+            ));
+        }
         for (id, key) in keys {
             let material = &key.primary.material;
             let locator = &material.locator;
             let found = store.hsm.key_attributes(material, Deadline::after(clock::now(), KEY_PATIENCE)).await;
-            report_key(
-                &format!("store {}: key {id} ({locator})", store.name),
-                locator,
-                &found.result,
-                report,
-            );
+            report_key(&format!("store {}: key {id} ({locator})", store.name), &found.result, report);
             let Ok(attributes) = found.result else { continue };
             // The configuration alone cannot tell that a label here and a CKA_ID there are one key's.
             let token = store.hsm.health().first().map(|token| Arc::clone(&token.name));
@@ -172,12 +174,7 @@ async fn check_stores(stores: &KeyStores, report: &mut Report) {
     }
 }
 
-fn report_key(
-    name: &str,
-    locator: &KeyLocator,
-    found: &Result<KeyAttributes, HsmError>,
-    report: &mut Report,
-) {
+fn report_key(name: &str, found: &Result<KeyAttributes, HsmError>, report: &mut Report) {
     let attributes = match found {
         Ok(attributes) => attributes,
         Err(error) => return report.fault(&format!("{name}: {error}")),
@@ -195,7 +192,15 @@ fn report_key(
             };
             report.notice(&format!("{name} may {lacks}: KMS creates no key from it"));
         }
-        kind => report
-            .notice(&format!("{name} is {kind:?} and not AES-256: KMS creates no key from it ({locator})")),
+        KeyKind::Aes { bits: Some(bits) } => {
+            report
+                .notice(&format!("{name} is an AES-{bits} key and not AES-256: KMS creates no key from it"));
+        }
+        KeyKind::Aes { bits: None } => {
+            report.notice(&format!(
+                "{name} is an AES key whose length the token does not tell: KMS creates no key from it"
+            ));
+        }
+        KeyKind::Other(_) => report.notice(&format!("{name} is no AES key: KMS creates no key from it")),
     }
 }

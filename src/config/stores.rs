@@ -10,12 +10,14 @@ use xks_spec::{ExternalKeyId, UriPathPrefix};
 
 use super::read_secret;
 use super::reader::{Table, Value};
-use crate::hsm::{KeyLocator, KeyMaterial, TokenSettings};
+use crate::hsm::{HedgeSettings, KeyLocator, KeyMaterial, TokenSettings};
 use crate::keystore::{ExternalKey, KeyMap, KeyRule, KeyVersion};
 use crate::sigv4::{Credential, Credentials};
 
 /// KMS's default quota of a store.
 const DEFAULT_REQUESTS_PER_SECOND: u64 = 1800;
+/// 80 of 200 ms, which leaves another token the better part.
+const DEFAULT_HEDGE_AFTER_PERCENT: u64 = 40;
 
 /// One key store as configured.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub struct StoreSettings {
     pub keys: KeyMap,
     /// Names of its tokens; the configuration has seen to it that they are there.
     pub tokens: Vec<Arc<str>>,
+    /// When a second token is asked.
+    pub hedging: HedgeSettings,
     /// Requests a second in the long run.
     pub requests_per_second: NonZeroU32,
     /// Requests at once.
@@ -73,7 +77,10 @@ fn read_one(
     let prefix = table.require("uri_path_prefix").and_then(|value| value.parsed(UriPathPrefix::parse));
     let is_enabled = table.take("enabled").map_or(Some(true), |value| value.boolean());
     let region = table.take("region").map(|value| value.text());
-    let token = read_token(table, tokens);
+    let tokens = read_tokens(table, tokens);
+    let hedge_after_percent = table
+        .take("hedge_after_percent")
+        .map_or(Some(DEFAULT_HEDGE_AFTER_PERCENT), |value| value.integer(1..=100));
     let authorization = table.require("authorization").and_then(|value| value.one_of(&[("none", ())]));
     let region: Option<Option<Box<str>>> = match region {
         Some(region) => region.map(|region| Some(region.into())),
@@ -81,7 +88,7 @@ fn read_one(
     };
     let credentials =
         read_credentials(table, folder, region.as_ref().and_then(Option::as_deref), access_key_ids);
-    let keys = read_keys(table, token, reached);
+    let keys = read_keys(table, &tokens, reached);
     let requests_per_second = table
         .take("requests_per_second")
         .map_or(Some(DEFAULT_REQUESTS_PER_SECOND), |value| value.integer(1..=1_000_000));
@@ -94,7 +101,8 @@ fn read_one(
         is_enabled: is_enabled?,
         credentials: credentials?,
         keys: keys?,
-        tokens: vec![Arc::clone(&token?.name)],
+        tokens: tokens.iter().map(|token| Arc::clone(&token.name)).collect(),
+        hedging: HedgeSettings { after_percent: u32::try_from(hedge_after_percent?).ok()? },
         requests_per_second: non_zero(requests_per_second?)?,
         burst: non_zero(burst?)?,
     })
@@ -104,19 +112,23 @@ fn non_zero(number: u64) -> Option<NonZeroU32> {
     NonZeroU32::new(u32::try_from(number).ok()?)
 }
 
-fn read_token<'t>(table: &mut Table<'_>, tokens: &'t [TokenSettings]) -> Option<&'t TokenSettings> {
-    let value = table.require("tokens")?;
-    let names = value.array();
-    let [name] = names.as_slice() else {
-        value.fault("must name exactly one token");
-        return None;
-    };
-    let text = name.text()?;
-    let token = tokens.iter().find(|token| *token.name == *text);
-    if token.is_none() {
-        name.fault("no token with this name is configured, or its own entry is faulty");
+fn read_tokens<'t>(table: &mut Table<'_>, all: &'t [TokenSettings]) -> Vec<&'t TokenSettings> {
+    let mut tokens: Vec<&TokenSettings> = Vec::new();
+    let Some(value) = table.require("tokens") else { return tokens };
+    for name in value.array() {
+        let Some(text) = name.text() else { continue };
+        match all.iter().find(|token| *token.name == *text) {
+            None => name.fault("no token with this name is configured, or its own entry is faulty"),
+            Some(token) if tokens.iter().any(|other| other.name == token.name) => {
+                name.fault("this token is named twice");
+            }
+            Some(token) => tokens.push(token),
+        }
     }
-    token
+    if value.array().is_empty() {
+        value.fault("must name at least one token");
+    }
+    tokens
 }
 
 fn read_credentials(
@@ -157,11 +169,7 @@ fn read_credentials(
     is_whole.then(|| Credentials::new(credentials).ok()).flatten()
 }
 
-fn read_keys(
-    table: &mut Table<'_>,
-    token: Option<&TokenSettings>,
-    reached: &mut ReachedKeys,
-) -> Option<KeyMap> {
+fn read_keys(table: &mut Table<'_>, tokens: &[&TokenSettings], reached: &mut ReachedKeys) -> Option<KeyMap> {
     let mut is_whole = true;
     let rule = table.take("key_rule").and_then(|value| {
         let mut rule = value.table()?;
@@ -169,17 +177,18 @@ fn read_keys(
         rule.finish();
         let rule = prefix.map(|prefix| KeyRule { label_prefix: prefix.into() });
         is_whole &= rule.is_some();
-        if let (Some(rule), Some(token)) = (&rule, token)
-            && !reached.add_rule(token, rule)
+        if let Some(rule) = &rule
+            // Not short-circuited: each is to be noted.
+            && tokens.iter().filter(|token| !reached.add_rule(token, rule)).count() > 0
         {
-            value.fault("this rule reaches keys that another store of this token reaches too");
+            value.fault("this rule reaches keys that another store of the same token reaches too");
         }
         rule
     });
     let mut listed = HashMap::new();
     let keys = table.take("keys");
     for mut entry in keys.iter().flat_map(Value::array).filter_map(|value| value.table()) {
-        match read_key(&mut entry, token, reached, rule.as_ref()) {
+        match read_key(&mut entry, tokens, reached, rule.as_ref()) {
             // SPEC(URI-KEYID-001): no two keys of a store have the same id.
             Some((id, _)) if listed.contains_key(&id) => entry.fault("this external_key_id is listed twice"),
             Some((id, key)) => drop(listed.insert(id, Arc::new(key))),
@@ -195,7 +204,7 @@ fn read_keys(
 
 fn read_key(
     entry: &mut Table<'_>,
-    token: Option<&TokenSettings>,
+    tokens: &[&TokenSettings],
     reached: &mut ReachedKeys,
     rule: Option<&KeyRule>,
 ) -> Option<(ExternalKeyId, ExternalKey)> {
@@ -211,7 +220,7 @@ fn read_key(
             return None;
         }
     };
-    if let Some(token) = token {
+    for token in tokens {
         if matches!(&locator, KeyLocator::Label(label) if *label == token.health_key_label) {
             entry.fault("this label is that of the token's health key, which no store may reach");
         }

@@ -16,7 +16,7 @@ use super::token::Shared;
 use super::{HealthStatus, HsmError, KeyLocator};
 use crate::clock;
 
-/// How long keys are read between two looks at the messages: no search waits longer.
+/// How long keys are read between two looks at the messages, unless searches take longer: indexing gets half of the time.
 const STEP: Duration = Duration::from_millis(5);
 /// Time between enumerations that doubts about handles have caused.
 const MIN_REINDEX_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,6 +31,8 @@ pub(super) enum Message {
     Search(KeyLocator),
     /// Make the index anew.
     Reindex,
+    /// Probe at once.
+    Probe,
     /// Look at what has changed.
     Wake,
     /// End.
@@ -52,7 +54,7 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
                 let began_at = clock::now();
                 let connection = Arc::new(connection);
                 let Ok(has_worked) = serve(shared, term, &connection, &session, messages) else { return };
-                shared.disconnect();
+                shared.disconnect(&connection);
                 if connection.lost.get() == Some(&Meaning::TokenLost) {
                     std::mem::forget(session);
                 }
@@ -90,7 +92,7 @@ fn wait(shared: &Shared, messages: &flume::Receiver<Message>, pause: Duration) -
     loop {
         match messages.recv_deadline(until) {
             Ok(Message::Search(locator)) => shared.searches.end(&locator, &Err(shared.unavailable())),
-            Ok(Message::Wake | Message::Reindex) => {}
+            Ok(Message::Wake | Message::Reindex | Message::Probe) => {}
             Err(flume::RecvTimeoutError::Timeout) => return Ok(()),
             Ok(Message::Stop) | Err(flume::RecvTimeoutError::Disconnected) => return Err(Stopped),
         }
@@ -131,8 +133,8 @@ fn serve(
                 shared.searches.end(&locator, &found);
             }
             Ok(Message::Reindex) => keeper.reindex_soon(),
-            Ok(Message::Wake) => {}
-            Err(flume::RecvTimeoutError::Timeout) => {}
+            Ok(Message::Probe) => keeper.next_probe = clock::now(),
+            Ok(Message::Wake) | Err(flume::RecvTimeoutError::Timeout) => {}
             Ok(Message::Stop) | Err(flume::RecvTimeoutError::Disconnected) => return Err(Stopped),
         }
         if clock::now() >= keeper.next_probe {
@@ -148,7 +150,11 @@ struct Keeper<'a> {
     connection: &'a Connection,
     session: &'a Session,
     next_probe: Instant,
+    /// Pause before the next probe of a token that is asked no more.
+    probe_pause: Duration,
     next_enumeration: Instant,
+    /// How long the last search took.
+    last_search: Duration,
     enumeration: Option<Enumeration>,
     /// When the last enumeration began.
     indexed_at: Instant,
@@ -167,7 +173,9 @@ impl<'a> Keeper<'a> {
             connection,
             session,
             next_probe: now,
+            probe_pause: FIRST_PAUSE,
             next_enumeration: now,
+            last_search: Duration::ZERO,
             enumeration: None,
             indexed_at: now,
             probe_key: None,
@@ -212,7 +220,16 @@ impl<'a> Keeper<'a> {
     fn probe(&mut self) -> Result<(), Stopped> {
         let (status, reason) = self.inside_module(Self::measure)?;
         self.shared.probe.end(self.term, status, reason);
-        self.next_probe = clock::now() + self.shared.settings.probe_interval;
+        let mut pause = self.shared.settings.probe_interval;
+        if status > HealthStatus::Unavailable {
+            self.shared.close_breaker();
+            self.probe_pause = FIRST_PAUSE;
+        } else if self.shared.breaker.is_open() {
+            // Requests wait for this: sooner than usual, but not all the time.
+            pause = pause.min(self.probe_pause);
+            self.probe_pause = (2 * self.probe_pause).min(MAX_PAUSE);
+        }
+        self.next_probe = clock::now() + pause;
         Ok(())
     }
 
@@ -308,7 +325,7 @@ impl<'a> Keeper<'a> {
         }
         let Some(enumeration) = &mut self.enumeration else { return };
         let label = &self.shared.settings.health_key_label;
-        match enumeration.step(self.session, clock::now() + STEP, label) {
+        match enumeration.step(self.session, clock::now() + STEP.max(self.last_search), label) {
             Ok(false) => {}
             Ok(true) => {
                 if self.is_logged_in()
@@ -331,7 +348,9 @@ impl<'a> Keeper<'a> {
             return found;
         }
         let label = &self.shared.settings.health_key_label;
+        let began_at = clock::now();
         let found = self.shared.keys.search(self.session, self.connection.epoch, locator, label);
+        self.last_search = began_at.elapsed();
         found.map_err(|fault| match fault {
             SearchFault::Key(HsmError::KeyNotFound) if !self.is_logged_in() => {
                 HsmError::Unavailable("the login was lost".into())

@@ -1,8 +1,8 @@
 //! The index of a token's secret keys: label and id to object handle, so that no request searches the token.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -23,6 +23,36 @@ pub(super) struct KeyEntry {
     is_being_read: AtomicBool,
     label: Option<Box<str>>,
     id: Option<Box<[u8]>>,
+    standing: AtomicU8,
+    /// The token no longer knows the handle.
+    is_gone: AtomicBool,
+    /// The store that may use the key: the first that did.
+    owner: OnceLock<StoreId>,
+}
+
+/// One of the stores: no two may use one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StoreId(pub(super) u32);
+
+/// Whether a key is known to be the one meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Standing {
+    /// Nobody has looked yet.
+    Unproven,
+    /// It is.
+    Proven,
+    /// It cannot be shown, since the key may not both encrypt and decrypt: KMS makes no key from such a one.
+    Unprovable,
+    /// It is another key.
+    Refused,
+}
+
+impl Standing {
+    /// Whether the key may be used.
+    pub(super) const fn serves(self) -> bool {
+        matches!(self, Self::Proven | Self::Unprovable)
+    }
 }
 
 struct ReadAttributes {
@@ -41,7 +71,26 @@ impl KeyEntry {
             is_being_read: AtomicBool::new(false),
             label: object.label.clone(),
             id: object.id.clone(),
+            standing: AtomicU8::new(Standing::Unproven as u8),
+            is_gone: AtomicBool::new(false),
+            owner: OnceLock::new(),
         }
+    }
+
+    /// Whether the key is the store's, which it is from the first time that any asks for it.
+    pub(super) fn is_of(&self, store: StoreId) -> bool {
+        *self.owner.get_or_init(|| store) == store
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        const ALL: [Standing; 4] =
+            [Standing::Unproven, Standing::Proven, Standing::Unprovable, Standing::Refused];
+        let value = self.standing.load(Ordering::Acquire);
+        ALL.into_iter().find(|standing| *standing as u8 == value).unwrap_or(Standing::Unproven)
+    }
+
+    pub(super) fn set_standing(&self, standing: Standing) {
+        self.standing.store(standing as u8, Ordering::Release);
     }
 
     /// Aged attributes that somebody is reading anew already: good enough for everybody else meanwhile.
@@ -62,6 +111,14 @@ impl KeyEntry {
 
     fn is_same_key(&self, other: &Self) -> bool {
         self.handle == other.handle && self.label == other.label && self.id == other.id
+    }
+
+    /// Takes over what another has read of the same key, if it is newer and nothing has cast doubt on it.
+    fn take_over(&self, other: &Self) {
+        let newer = other.attributes.load_full();
+        if newer.read_at > self.attributes.load().read_at && !self.is_stale.load(Ordering::Relaxed) {
+            self.attributes.store(newer);
+        }
     }
 
     pub(super) fn set_attributes(&self, attributes: KeyAttributes) {
@@ -118,26 +175,43 @@ enum Found {
 #[derive(Default)]
 pub(super) struct KeyIndex {
     found: ArcSwap<HashMap<KeyLocator, Found>>,
+    /// Goes up with every change.
+    generation: AtomicU64,
+    /// The last epoch whose keys have all been listed.
+    listed_epoch: AtomicU64,
 }
 
 impl KeyIndex {
     /// The key that answers to `locator`, `None` where the index knows none of this epoch.
     pub(super) fn find(&self, locator: &KeyLocator, epoch: Epoch) -> Option<Result<Arc<KeyEntry>, HsmError>> {
         match self.found.load().get(locator)? {
-            Found::One(entry) if entry.epoch == epoch => Some(Ok(Arc::clone(entry))),
+            Found::One(entry) if entry.epoch == epoch && !entry.is_gone.load(Ordering::Relaxed) => {
+                Some(Ok(Arc::clone(entry)))
+            }
             Found::One(_) => None,
             // SPEC(URI-KEYID-005): an id MUST identify one key without ambiguity.
             Found::Many(count) => Some(Err(HsmError::KeyAmbiguous { count: *count })),
         }
     }
 
-    /// Takes a key out whose handle the token no longer knows.
-    pub(super) fn forget(&self, gone: &Arc<KeyEntry>) {
-        self.found.rcu(|found| {
-            let mut found = HashMap::clone(found);
-            found.retain(|_, entry| !matches!(entry, Found::One(entry) if Arc::ptr_eq(entry, gone)));
-            found
-        });
+    /// Uses a key no more whose handle the token no longer knows.
+    pub(super) fn forget(&self, gone: &KeyEntry) {
+        gone.is_gone.store(true, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The entry of the same key under its other name.
+    fn twin(&self, object: &KeyObject, epoch: Epoch) -> Option<Arc<KeyEntry>> {
+        let label = object.label.clone().map(KeyLocator::Label);
+        let id = object.id.clone().map(KeyLocator::Id);
+        let mut known = label.iter().chain(&id).filter_map(|locator| self.find(locator, epoch)?.ok());
+        known.find(|entry| entry.handle == object.handle)
+    }
+
+    /// Which state of the index it is, `None` where the keys of `epoch` have not all been listed yet.
+    pub(super) fn generation(&self, epoch: Epoch) -> Option<u64> {
+        let is_listed = self.listed_epoch.load(Ordering::Acquire) == epoch.0;
+        is_listed.then(|| self.generation.load(Ordering::Acquire))
     }
 
     /// How many locators answer.
@@ -167,7 +241,10 @@ impl KeyIndex {
         }
         let found = match objects.as_slice() {
             [] => return Err(SearchFault::Key(HsmError::KeyNotFound)),
-            [object] => Found::One(Arc::new(KeyEntry::new(object, epoch))),
+            [object] => {
+                let twin = self.twin(object, epoch);
+                Found::One(twin.unwrap_or_else(|| Arc::new(KeyEntry::new(object, epoch))))
+            }
             several => Found::Many(several.len()),
         };
         self.found.rcu(|index| {
@@ -175,6 +252,7 @@ impl KeyIndex {
             index.insert(locator.clone(), found.clone());
             index
         });
+        self.generation.fetch_add(1, Ordering::AcqRel);
         match found {
             Found::One(entry) => Ok(entry),
             Found::Many(count) => Err(SearchFault::Key(HsmError::KeyAmbiguous { count })),
@@ -252,12 +330,12 @@ impl Enumeration {
         let mut found = self.found;
         for (locator, old) in known.iter() {
             let Found::One(old_entry) = old else { continue };
-            if old_entry.epoch != self.epoch {
+            if old_entry.epoch != self.epoch || old_entry.is_gone.load(Ordering::Relaxed) {
                 continue;
             }
             match found.get_mut(locator) {
                 Some(Found::One(entry)) if entry.is_same_key(old_entry) => {
-                    old_entry.set_attributes(entry.attributes.load().attributes);
+                    old_entry.take_over(entry);
                     *entry = Arc::clone(old_entry);
                 }
                 Some(_) => {}
@@ -268,6 +346,8 @@ impl Enumeration {
             }
         }
         index.found.store(Arc::new(found));
+        index.generation.fetch_add(1, Ordering::AcqRel);
+        index.listed_epoch.store(self.epoch.0, Ordering::Release);
     }
 }
 

@@ -1,12 +1,15 @@
 //! The narrow door to the HSM: AES-GCM, key attributes and health, each within a deadline.
 //!
 //! This module knows neither HTTP nor XKS. [`Hsm`] is the whole of what the rest of the proxy sees; [`Token`] is its
-//! implementation over one PKCS#11 token.
+//! implementation over one PKCS#11 token, [`Fleet`] over several that hold the same keys.
 
+mod breaker;
 mod check_value;
 mod ckr;
 mod connection;
+mod fleet;
 mod gcm;
+mod hedge;
 mod keeper;
 mod keys;
 mod lane;
@@ -29,6 +32,8 @@ use crate::clock::Deadline;
 
 pub use check_value::{CheckValue, CheckValueFault};
 pub use connection::{ConnectionFault, Rejection, TokenSelector};
+pub use fleet::Fleet;
+pub use hedge::HedgeSettings;
 pub use module::{ModuleFault, Modules};
 pub use token::{IvSource, Token, TokenSettings, UserType};
 
@@ -138,6 +143,22 @@ pub enum KeyKind {
     },
     /// Another secret key, by CKK value.
     Other(u64),
+}
+
+impl std::ops::BitOr for KeyUsages {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self {
+            encrypt: self.encrypt | other.encrypt,
+            decrypt: self.decrypt | other.decrypt,
+            sign: self.sign | other.sign,
+            verify: self.verify | other.verify,
+            wrap: self.wrap | other.wrap,
+            unwrap: self.unwrap | other.unwrap,
+            derive: self.derive | other.derive,
+        }
+    }
 }
 
 /// What a key may do.
@@ -251,6 +272,15 @@ pub enum HsmError {
         /// How many, at least.
         count: usize,
     },
+    /// The key has yet to prove that it is the one meant.
+    #[error("the key has not proven yet that it is the one meant")]
+    KeyUnproven,
+    /// Another store uses the key, under another of its names.
+    #[error("another store uses the same key of the token under another name")]
+    KeyOfAnotherStore,
+    /// The key is another than its check value, or than what it was before.
+    #[error("the key under that label or id is another key than it should be")]
+    KeyDiffers,
     /// The key may not be used so (CKR_KEY_FUNCTION_NOT_PERMITTED and its kin).
     #[error("the key's attributes do not permit the operation ({code})")]
     KeyNotPermitted {

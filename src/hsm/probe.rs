@@ -176,3 +176,34 @@ pub(super) fn failure_reason((call, code): (&'static str, RvError)) -> Arc<str> 
     }
     format!("the health probe failed: {call} said {}", ckr::name(code)).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_result_is_no_result() {
+        let state = ProbeState::default();
+        let hour = Duration::from_secs(3600);
+        assert!(state.result(hour, hour).is_none(), "nothing was measured yet");
+        let term = state.begin_term();
+        state.end(term, HealthStatus::Active, None);
+        let status = |max_age| state.result(max_age, hour).map(|measurement| measurement.status);
+        assert_eq!(status(hour), Some(HealthStatus::Active));
+        assert_eq!(status(Duration::ZERO), Some(HealthStatus::Unavailable));
+    }
+
+    #[test]
+    fn a_keeper_that_was_replaced_has_no_say() {
+        let state = ProbeState::default();
+        let old = state.begin_term();
+        let new = state.begin_term();
+        state.end(new, HealthStatus::Active, None);
+        state.end(old, HealthStatus::Unavailable, None);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(state.result(hour, hour).map(|last| last.status), Some(HealthStatus::Active));
+        assert!(state.is_current(new) && !state.is_current(old));
+        state.enter(old);
+        assert!(!state.hangs_for(Duration::ZERO), "what hangs there is nobody's");
+    }
+}

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 use zeroize::Zeroizing;
 
+use super::breaker::Breaker;
 use super::ckr::Meaning;
 use super::connection::{Connection, Epoch, TokenSelector};
 use super::keeper::Message;
-use super::keys::{IvGuard, KeyEntry, KeyIndex};
+use super::keys::{IvGuard, KeyEntry, KeyIndex, Standing, StoreId};
 use super::lane::Lane;
 use super::module::Modules;
 use super::probe::ProbeState;
@@ -100,6 +101,7 @@ pub(super) struct Shared {
     identity: ArcSwapOption<TokenIdentity>,
     reason: ArcSwap<Box<str>>,
     messages: flume::Sender<Message>,
+    pub(super) breaker: Breaker,
     /// For workers that hand a job on.
     pub(super) tasks: flume::Sender<Task>,
     epochs: AtomicU64,
@@ -128,23 +130,26 @@ impl Shared {
         );
     }
 
-    /// A connection has ended.
-    pub(super) fn disconnect(&self) {
-        self.connection.store(None);
-        self.metrics.connected.set(0);
-        self.set_unavailable("the connection to the token was lost; connecting anew");
+    /// The connection has ended, unless another has taken its place meanwhile.
+    pub(super) fn disconnect(&self, ended: &Arc<Connection>) -> bool {
+        let before = self
+            .connection
+            .rcu(|current| current.as_ref().filter(|current| !Arc::ptr_eq(current, ended)).map(Arc::clone));
+        let has_ended = before.is_some_and(|before| Arc::ptr_eq(&before, ended));
+        if has_ended {
+            self.metrics.connected.set(0);
+            self.set_unavailable("the connection to the token was lost; connecting anew");
+        }
+        has_ended
     }
 
     /// A worker found the connection of `epoch` lost.
     pub(super) fn lose(&self, epoch: Epoch, meaning: Meaning) {
-        let current = self.connection.load();
-        if let Some(connection) = current.as_ref().filter(|connection| connection.epoch == epoch) {
+        let current = self.connection.load_full();
+        if let Some(connection) = current.filter(|connection| connection.epoch == epoch) {
             let _ = connection.lost.set(meaning);
-            // Another may have been made in the meantime: that one is not lost.
-            let before = self.connection.compare_and_swap(&current, None);
-            if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, connection)) {
+            if self.disconnect(&connection) {
                 tracing::error!(token = %self.settings.name, loss = meaning.label(), "lost the token");
-                self.disconnect();
             }
         }
         self.lost_epoch.fetch_max(epoch.0, Ordering::AcqRel);
@@ -160,6 +165,21 @@ impl Shared {
     /// Whether the connection of `epoch` was found lost.
     pub(super) fn is_lost(&self, epoch: Epoch) -> bool {
         self.lost_epoch.load(Ordering::Acquire) >= epoch.0
+    }
+
+    fn breaker_opened(&self, reason: &str) {
+        self.metrics.breaker_open.set(1);
+        tracing::error!(token = %self.settings.name, reason, "the token is asked no more until a probe succeeds");
+        let _ = self.messages.try_send(Message::Probe);
+    }
+
+    /// A probe has succeeded: the token is asked again.
+    pub(super) fn close_breaker(&self) {
+        if self.breaker.close() {
+            self.board.note_sign_of_life();
+            self.metrics.breaker_open.set(0);
+            tracing::info!(token = %self.settings.name, "the token is asked again: a probe succeeded");
+        }
     }
 
     /// Says why the token is not usable; true if it is another reason than before.
@@ -178,7 +198,28 @@ impl Shared {
     }
 }
 
-/// A token with its threads.
+/// Which keys may be worked with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// Those that have proven to be the ones meant, and are the store's own.
+    Proven(StoreId),
+    /// All: for the proof itself, and for whoever examines a token.
+    Any,
+}
+
+impl Trust {
+    pub(super) fn allows(self, entry: &KeyEntry) -> Result<(), HsmError> {
+        let Self::Proven(store) = self else { return Ok(()) };
+        match entry.standing() {
+            _ if !entry.is_of(store) => Err(HsmError::KeyOfAnotherStore),
+            Standing::Unproven => Err(HsmError::KeyUnproven),
+            Standing::Refused => Err(HsmError::KeyDiffers),
+            Standing::Proven | Standing::Unprovable => Ok(()),
+        }
+    }
+}
+
+/// A token with its threads. As an [`Hsm`] it asks no key for a proof: stores go through a [`Fleet`](super::Fleet).
 pub struct Token {
     shared: Arc<Shared>,
     tasks: flume::Sender<Task>,
@@ -206,6 +247,7 @@ impl Token {
             identity: ArcSwapOption::empty(),
             reason: ArcSwap::from_pointee("not connected yet".into()),
             messages,
+            breaker: Breaker::default(),
             tasks: tasks.clone(),
             epochs: AtomicU64::new(0),
             lost_epoch: AtomicU64::new(0),
@@ -272,7 +314,11 @@ impl Token {
     }
 
     /// The key that answers to `locator`, searched in the token where the index holds none.
-    async fn entry(&self, locator: &KeyLocator, deadline: Deadline) -> Result<Arc<KeyEntry>, HsmError> {
+    pub(super) async fn entry(
+        &self,
+        locator: &KeyLocator,
+        deadline: Deadline,
+    ) -> Result<Arc<KeyEntry>, HsmError> {
         let Some(epoch) = self.shared.connection.load().as_ref().map(|connection| connection.epoch) else {
             return Err(self.shared.unavailable());
         };
@@ -315,10 +361,11 @@ impl Token {
 
     /// Runs `work` on the key that answers to `locator`. A handle that the token no longer knows is looked up anew and
     /// the work done once more: the key may have been made anew.
-    async fn with_key<T: Send + 'static>(
+    pub(super) async fn with_key<T: Send + 'static>(
         &self,
         locator: &KeyLocator,
         deadline: Deadline,
+        trust: Trust,
         work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
     ) -> Outcome<T> {
         let mut total = CallReport::default();
@@ -327,6 +374,9 @@ impl Token {
                 Ok(entry) => entry,
                 Err(error) => return Outcome { result: Err(error), report: total },
             };
+            if let Err(error) = trust.allows(&entry) {
+                return Outcome { result: Err(error), report: total };
+            }
             let (work, for_job) = (work.clone(), Arc::clone(&entry));
             let Outcome { result, report } = self.submit(deadline, move |lane| work(lane, &for_job)).await;
             total.add(&report);
@@ -338,7 +388,10 @@ impl Token {
                 }
                 // The key is there, as a look has just shown: the token is at fault.
                 Err(HsmError::KeyNotFound) => {
-                    let error = HsmError::Device { call: "a call", code: "CKR_KEY_HANDLE_INVALID".into() };
+                    let error = HsmError::Device {
+                        call: "every use of the key",
+                        code: "CKR_KEY_HANDLE_INVALID".into(),
+                    };
                     return Outcome { result: Err(error), report: total };
                 }
                 Err(error) => {
@@ -351,6 +404,80 @@ impl Token {
             }
         }
         Outcome { result: Err(HsmError::KeyNotFound), report: total }
+    }
+
+    /// Name in the configuration.
+    pub(super) fn name(&self) -> &str {
+        &self.shared.settings.name
+    }
+
+    pub(super) fn metrics(&self) -> &TokenMetrics {
+        &self.shared.metrics
+    }
+
+    /// Whether a key has proven to be the one meant; `None` where the index knows none.
+    pub(super) fn standing(&self, locator: &KeyLocator) -> Option<Standing> {
+        let connection = self.shared.connection.load();
+        let found = self.shared.keys.find(locator, connection.as_ref()?.epoch)?;
+        found.ok().map(|entry| entry.standing())
+    }
+
+    /// Which state of the index it is; `None` while there is no connection, or its keys have not all been listed.
+    pub(super) fn indexed_generation(&self) -> Option<u64> {
+        self.shared.keys.generation(self.shared.connection.load().as_ref()?.epoch)
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.shared.connection.load().is_some()
+    }
+
+    /// Whether others are to be asked first.
+    pub(super) fn is_out(&self) -> bool {
+        let connection = self.shared.connection.load();
+        let is_usable = connection
+            .as_ref()
+            .is_some_and(|connection| !connection.encrypts_wrongly.load(Ordering::Relaxed));
+        !is_usable || self.shared.breaker.is_open()
+    }
+
+    /// Jobs at work and waiting, in thousandths of the sessions.
+    pub(super) fn load_permille(&self) -> usize {
+        let board = &self.shared.board;
+        (board.busy() + self.tasks.len()) * 1000 / board.sessions().max(1)
+    }
+
+    /// Whether a hedge would disturb nobody: a session idles, and the queue is no more than half full.
+    pub(super) fn has_room(&self) -> bool {
+        let settings = &self.shared.settings;
+        !self.is_out()
+            && self.shared.board.busy() < settings.sessions
+            && self.tasks.len() <= settings.queue_depth / 2
+    }
+
+    /// Whether no call has come back since then.
+    pub(super) fn has_brought_nothing_back_since(&self, since: Instant) -> bool {
+        self.shared.board.is_silent_since(since)
+    }
+
+    /// Takes the token out of rotation until a probe succeeds.
+    pub(super) fn suspect(&self) {
+        if self.shared.breaker.open() {
+            self.shared.breaker_opened("it brings no call back");
+        }
+    }
+
+    /// Learns from what came of a request.
+    pub(super) fn note_outcome<T>(&self, outcome: &Outcome<T>) {
+        let breaker = &self.shared.breaker;
+        match &outcome.result {
+            Ok(_) | Err(HsmError::BadCiphertext) => breaker.note_success(),
+            Err(HsmError::Device { .. } | HsmError::Worker | HsmError::UnsafeIv | HsmError::Stalled) => {
+                if breaker.note_failure() {
+                    self.shared.breaker_opened("it failed several times in a row");
+                }
+            }
+            Err(_) => {}
+        }
     }
 
     /// Stops the threads, once they have done what is queued. True if all stopped within `patience`: one that is stuck
@@ -374,7 +501,9 @@ impl Hsm for Token {
         aad: Arc<[u8]>,
         deadline: Deadline,
     ) -> HsmFuture<'a, Sealed> {
-        Box::pin(self.with_key(&key.locator, deadline, move |lane, key| lane.encrypt(key, &aad, &plaintext)))
+        Box::pin(self.with_key(&key.locator, deadline, Trust::Any, move |lane, key| {
+            lane.encrypt(key, &aad, &plaintext)
+        }))
     }
 
     fn decrypt<'a>(
@@ -384,7 +513,7 @@ impl Hsm for Token {
         aad: Arc<[u8]>,
         deadline: Deadline,
     ) -> HsmFuture<'a, Plaintext> {
-        Box::pin(self.with_key(&key.locator, deadline, move |lane, key| {
+        Box::pin(self.with_key(&key.locator, deadline, Trust::Any, move |lane, key| {
             lane.decrypt(key, &sealed, &aad).map(Arc::<Zeroizing<Vec<u8>>>::new)
         }))
     }
@@ -406,7 +535,7 @@ impl Hsm for Token {
                 Ok(claim) => claim,
                 Err(aged) => return Outcome { result: Ok(aged), report: CallReport::default() },
             };
-            self.with_key(&key.locator, deadline, |lane, key| {
+            self.with_key(&key.locator, deadline, Trust::Any, |lane, key| {
                 let attributes = lane.read_attributes(key)?;
                 key.set_attributes(attributes);
                 Ok(attributes)

@@ -122,6 +122,17 @@ impl Board {
         self.sessions.saturating_sub(self.newly_stuck(limit).count() + self.without_session())
     }
 
+    /// Whether no job has come to its end since then.
+    pub(super) fn is_silent_since(&self, since: Instant) -> bool {
+        let last_end = Duration::from_nanos(self.last_end.load(Ordering::Relaxed));
+        self.base + last_end < since
+    }
+
+    /// A probe has shown that calls come back.
+    pub(super) fn note_sign_of_life(&self) {
+        self.last_end.store(self.nanos_now(), Ordering::Relaxed);
+    }
+
     /// Workers that are at a job.
     pub(super) fn busy(&self) -> usize {
         let is_busy = |place: &&Place| {

@@ -75,6 +75,18 @@ impl KeyMap {
         }))
     }
 
+    /// What labels begin with that the rule makes, if there is one.
+    #[must_use]
+    pub fn rule_prefix(&self) -> Option<&str> {
+        self.rule.as_ref().map(|rule| &*rule.label_prefix)
+    }
+
+    /// The material of every key that is listed.
+    #[must_use]
+    pub fn materials(&self) -> Vec<KeyMaterial> {
+        self.listed.values().map(|key| key.primary.material.clone()).collect()
+    }
+
     /// The keys that are listed one by one.
     pub fn listed(&self) -> impl Iterator<Item = (&ExternalKeyId, &ExternalKey)> {
         self.listed.iter().map(|(id, key)| (id, &**key))

@@ -88,6 +88,11 @@ impl Activity {
         !self.authenticated.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether a request of this connection was authenticated.
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.authenticated.load(Ordering::Relaxed)
+    }
+
     /// From now on every answer closes an HTTP/1.1 connection.
     pub(super) fn close_after_answer(&self) {
         self.closing.store(true, Ordering::Relaxed);

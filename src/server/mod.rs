@@ -46,6 +46,9 @@ pub struct State {
     pub fleet: Fleet,
     /// Places for API requests.
     pub in_flight: Semaphore,
+    /// How many of them connections may hold that never carried an authenticated request: an access key id is no secret,
+    /// and whoever knows one can send heads without bodies.
+    pub strangers_in_flight: Semaphore,
 }
 
 /// How much is taken.

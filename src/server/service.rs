@@ -121,12 +121,16 @@ async fn steps(
     let (store, path) = route(head, &state.stores.load(), record)?;
     require_post(&head.method)?;
     let _place = state.in_flight.try_acquire().map_err(|_| Error::TooManyInFlight)?;
+    let strangers = &state.strangers_in_flight;
+    let strangers_place = (!peer.activity.is_authenticated()).then(|| strangers.try_acquire());
+    let strangers_place = strangers_place.transpose().map_err(|_| Error::TooManyInFlight)?;
     let gauge = state.metrics.requests_in_flight.clone();
     gauge.inc();
     let _count = scopeguard(move || gauge.dec());
     let signature = sigv4::check_head(signed_head(head), &store.credentials, clock::wall_clock())?;
     let body = body::read(body, state.limits.max_body_bytes(), state.timeouts.body).await?;
     record.access_key_id = Some(signature.verify(&body)?.access_key_id);
+    drop(strangers_place);
     if peer.activity.authenticated() {
         peer.place.is_no_stranger();
     }

@@ -6,6 +6,7 @@
 mod command_line;
 mod connections;
 mod development;
+mod fleet;
 mod golden;
 mod health;
 mod observability;

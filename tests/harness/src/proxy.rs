@@ -68,6 +68,8 @@ pub struct Setup {
     pub module: Option<PathBuf>,
     /// Variables for the module besides SOFTHSM2_CONF.
     pub environment: Vec<(String, String)>,
+    /// Names of the tokens of store `main`, as a TOML array.
+    pub tokens: String,
     /// Lines of store `main`.
     pub store: String,
     /// Its request quota, as lines of store `main`: out of the way unless a test is about it.
@@ -97,6 +99,7 @@ impl Default for Setup {
             token: "sessions = 2".to_owned(),
             module: None,
             environment: Vec::new(),
+            tokens: r#"["softhsm"]"#.to_owned(),
             store: String::new(),
             quota: "requests_per_second = 1000000".to_owned(),
             keys: labels.iter().map(key).collect(),
@@ -127,8 +130,20 @@ impl Setup {
                 store.signing.access_key_id, store.signing.secret_access_key
             )
         };
-        let Self { certificates, server, limits, timeouts, selector, pin, store, quota, keys, more, .. } =
-            self;
+        let Self {
+            certificates,
+            server,
+            limits,
+            timeouts,
+            selector,
+            pin,
+            tokens,
+            store,
+            quota,
+            keys,
+            more,
+            ..
+        } = self;
         let token_lines = &self.token;
         format!(
             r#"
@@ -154,7 +169,7 @@ environment = {{ {environment} }}
 [[stores]]
 name = "main"
 uri_path_prefix = "/main"
-tokens = ["softhsm"]
+tokens = {tokens}
 authorization = "none"
 {quota}
 {store}

@@ -8,6 +8,7 @@ use xks_harness::{Answer, Function, Setup, SoftHsm};
 
 use super::rig::{Client, RECOVERY, Rig, outcome};
 
+const BLOCKED: (u16, &str) = (400, "InvalidStateException");
 const NOT_FOUND: (u16, &str) = (404, "KeyNotFoundException");
 const USAGE: (u16, &str) = (400, "InvalidKeyUsageException");
 const STATE: (u16, &str) = (400, "InvalidStateException");
@@ -107,8 +108,8 @@ async fn a_key_destroyed_while_serving_is_not_found_within_the_age_of_its_attrib
 
     // The same label is not the same key.
     rig.proxy.token.generate("demo", &[]);
-    wait_for(&mut client, async |client| client.encrypt("demo").await, OK, &[NOT_FOUND]).await;
-    assert!(is(&client.decrypt("demo", &encrypted).await, INVALID_CIPHERTEXT));
+    wait_for(&mut client, async |client| client.encrypt("demo").await, BLOCKED, &[NOT_FOUND]).await;
+    assert!(is(&client.decrypt("demo", &encrypted).await, BLOCKED));
 }
 
 #[tokio::test]
@@ -127,14 +128,17 @@ async fn a_key_destroyed_while_serving_is_not_found_by_the_operation_that_meets_
 }
 
 #[tokio::test]
-async fn a_key_made_anew_under_its_label_serves_on() {
+async fn a_key_made_anew_under_its_label_is_another_key() {
     let rig = Rig::start(slow()).await;
     let mut client = rig.client().await;
-    client.encrypt("demo").await.ok();
+    let encrypted = client.encrypt("demo").await.ok();
     rig.proxy.token.tool(&["destroy", "--label", "demo"]);
     rig.proxy.token.generate("demo", &[]);
-    let encrypted = client.encrypt("demo").await.ok();
-    client.assert_decrypts("demo", &encrypted).await;
+    for answer in [client.encrypt("demo").await, client.decrypt("demo", &encrypted).await] {
+        assert!(is(&answer, BLOCKED));
+    }
+    rig.wait_for_health("DEGRADED").await;
+    client.encrypt("demo-2").await.ok();
 }
 
 #[tokio::test]

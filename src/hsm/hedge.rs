@@ -1,0 +1,81 @@
+//! When a second token is asked though the first has not failed.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::clock::{self, Deadline};
+
+/// Requests for each that may be hedged: 5 %.
+const REQUESTS_PER_HEDGE: u32 = 20;
+/// Most hedges saved up.
+const MAX_SAVED: u32 = 10;
+
+/// How several tokens share the work of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HedgeSettings {
+    /// Share of the time left until the deadline, in percent, after which a second token is asked.
+    pub after_percent: u32,
+}
+
+/// Pays for hedges out of requests that needed none.
+pub(super) struct Hedging {
+    settings: HedgeSettings,
+    /// Requests saved up.
+    credit: AtomicU32,
+}
+
+impl Hedging {
+    pub(super) fn new(settings: HedgeSettings) -> Self {
+        Self { settings, credit: AtomicU32::new(REQUESTS_PER_HEDGE) }
+    }
+
+    /// A request has come: when to look for a second token.
+    pub(super) fn begin(&self, deadline: Deadline) -> Instant {
+        let saved = self.credit.load(Ordering::Relaxed);
+        if saved < MAX_SAVED * REQUESTS_PER_HEDGE {
+            self.credit.fetch_add(1, Ordering::Relaxed);
+        }
+        let now = clock::now();
+        let left = deadline.instant().saturating_duration_since(now);
+        now + left * self.settings.after_percent.min(100) / 100
+    }
+
+    /// Pays for a hedge; false where there were too many.
+    pub(super) fn pay(&self) -> bool {
+        let pay = |credit: u32| credit.checked_sub(REQUESTS_PER_HEDGE);
+        self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay).is_ok()
+    }
+}
+
+/// How long a token may bring no call back, while it has some, until it is taken to hang.
+pub(super) const SUSPECT_AFTER: Duration = Duration::from_millis(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_request_in_twenty_is_hedged_at_most() {
+        let hedging = Hedging::new(HedgeSettings { after_percent: 40 });
+        let deadline = Deadline::after(clock::now(), Duration::from_secs(1));
+        let hedged = (0..2000).filter(|_| {
+            hedging.begin(deadline);
+            hedging.pay()
+        });
+        let hedged = hedged.count();
+        assert!((100..=101).contains(&hedged), "{hedged}");
+        for _ in 0..10_000 {
+            hedging.begin(deadline);
+        }
+        assert_eq!((0..100).filter(|_| hedging.pay()).count(), 10, "a calm hour pays for no storm");
+    }
+
+    #[test]
+    fn the_second_is_asked_in_time_to_answer() {
+        let hedging = Hedging::new(HedgeSettings { after_percent: 40 });
+        let now = clock::now();
+        let at = hedging.begin(Deadline::after(now, Duration::from_millis(200)));
+        let after = at - now;
+        assert!(after > Duration::from_millis(70) && after <= Duration::from_millis(81), "{after:?}");
+    }
+}

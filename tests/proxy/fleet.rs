@@ -1,0 +1,298 @@
+//! Two tokens behind one store: the same keys, proven; failover, hedging, and a token that comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use xks_harness::request::bytes_of;
+use xks_harness::token::{LABEL, PIN, SO_PIN};
+use xks_harness::{Faults, Setup, SoftHsm};
+
+use crate::tokens::rig::{PLAINTEXT, RECOVERY, Rig, outcome};
+
+const SECOND: &str = "xks-second";
+const ONE_VALUE: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+const OTHER_VALUE: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+/// Two tokens of one module; each has the keys given, by label and value.
+fn tokens(first: &[(&str, &str)], second: &[(&str, &str)]) -> SoftHsm {
+    let token = SoftHsm::empty();
+    token.tool(&["init", "--label", SECOND, "--so-pin", SO_PIN, "--pin", PIN]);
+    for (name, keys) in [(LABEL, first), (SECOND, second)] {
+        token.tool(&["generate", "--token", name, "--label", "xks-health"]);
+        for (label, value) in keys {
+            token.tool(&["import", "--token", name, "--label", label, "--value", value]);
+        }
+    }
+    token
+}
+
+fn same_keys() -> SoftHsm {
+    let keys = [("demo", ONE_VALUE), ("demo-2", OTHER_VALUE)];
+    tokens(&keys, &keys)
+}
+
+/// Store `main` on both tokens, with deadlines as they are unless the configuration sets others.
+fn setup() -> Setup {
+    let intervals = "intervals = { health_probe_ms = 200 }";
+    let more = format!(
+        "[[tokens]]\nname = \"second\"\nmodule = \"{}\"\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\nsessions = 2\n{intervals}\n",
+        Faults::module().display()
+    );
+    let listed =
+        |label: &&str| format!("[[stores.keys]]\nexternal_key_id = \"{label}\"\nlabel = \"{label}\"\n");
+    Setup {
+        tokens: r#"["softhsm", "second"]"#.to_owned(),
+        token: format!("sessions = 2\n{intervals}"),
+        keys: ["demo", "demo-2"].iter().map(listed).collect(),
+        more,
+        ..Setup::default()
+    }
+}
+
+/// The health of both tokens as KMS is told.
+async fn health(rig: &Rig) -> [String; 2] {
+    let health = rig.client().await.health().await.ok();
+    let status = |n: usize| health["ekmFleetDetails"][n]["healthStatus"].as_str().unwrap().to_owned();
+    [status(0), status(1)]
+}
+
+async fn wait_for_fleet(rig: &Rig, wanted: [&str; 2]) {
+    let until = Instant::now() + RECOVERY;
+    while health(rig).await != wanted {
+        assert!(Instant::now() < until, "{:?} is not {wanted:?}\n{}", health(rig).await, rig.last_lines());
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+}
+
+async fn start(token: SoftHsm) -> Rig {
+    let rig = Rig::start_with_faults(setup(), token, "");
+    rig.proxy.wait_until_ready().await;
+    rig
+}
+
+/// Both tokens are up, and have proven their keys.
+async fn start_both() -> Rig {
+    let rig = start(same_keys()).await;
+    wait_for_fleet(&rig, ["ACTIVE", "ACTIVE"]).await;
+    let until = Instant::now() + RECOVERY;
+    let mut client = rig.client().await;
+    let mut served = [0, 0];
+    // Requests take turns while nothing is busy.
+    while served.contains(&0) {
+        client.encrypt("demo").await.ok();
+        let line = rig.proxy.request_log(&client.request_id);
+        served[usize::from(line["token_serial"] != rig_serial(&rig))] += 1;
+        assert!(Instant::now() < until, "{served:?}");
+    }
+    rig
+}
+
+/// Serial number of the token that was asked first of all.
+fn rig_serial(rig: &Rig) -> Value {
+    let line = rig
+        .proxy
+        .wait_for_log(|line| line["message"] == "connected to the token" && line["token"] == "softhsm");
+    line["serial"].clone()
+}
+
+#[tokio::test]
+async fn each_token_is_listed_with_its_health() {
+    let rig = start_both().await;
+    let health = rig.client().await.health().await.ok();
+    let details = health["ekmFleetDetails"].as_array().unwrap();
+    assert_eq!(details.len(), 2);
+    assert_ne!(details[0]["id"], details[1]["id"]);
+}
+
+#[tokio::test]
+async fn a_token_that_fails_is_left_out_until_a_probe_succeeds() {
+    let rig = start_both().await;
+    let mut client = rig.client().await;
+    let encrypted = client.encrypt("demo").await.ok();
+    for name in [LABEL, SECOND] {
+        let of = if name == LABEL { "softhsm" } else { "second" };
+        rig.faults.set(&format!(
+            "C_Encrypt fail=CKR_DEVICE_ERROR token={name}\nC_Decrypt fail=CKR_DEVICE_ERROR token={name}"
+        ));
+        for _ in 0..40 {
+            client.encrypt_with_integrity_value("demo").await.ok();
+            client.assert_decrypts("demo", &encrypted).await;
+        }
+        let open = format!("xks_token_breaker_open{{token=\"{of}\"}}");
+        assert_eq!(rig.proxy.metric(&open).await, 1.0, "{of}");
+        rig.faults.clear();
+        rig.proxy.wait_for("/metrics", |_, text| text.contains(&format!("{open} 0\n"))).await;
+        wait_for_fleet(&rig, ["ACTIVE", "ACTIVE"]).await;
+    }
+}
+
+/// Clients that encrypt and decrypt all the time, and stop at the first request that fails.
+struct Traffic {
+    is_over: Arc<AtomicBool>,
+    clients: Vec<tokio::task::JoinHandle<Result<usize, String>>>,
+}
+
+impl Traffic {
+    async fn start(rig: &Rig, count: usize) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut clients = Vec::new();
+        for mut client in rig.clients(count).await {
+            let is_over = Arc::clone(&is_over);
+            clients.push(tokio::spawn(async move {
+                let mut served = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let encrypted = client.encrypt("demo").await;
+                    if encrypted.status != 200 {
+                        return Err(format!("encrypt {served}: {:?}", outcome(&encrypted)));
+                    }
+                    let decrypted = client.decrypt("demo", &encrypted.json()).await;
+                    if decrypted.status != 200 || bytes_of(&decrypted.json()["plaintext"]) != PLAINTEXT {
+                        return Err(format!("decrypt {served}: {:?}", outcome(&decrypted)));
+                    }
+                    served += 2;
+                    // Well below what one token can do, as in real life.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Ok(served)
+            }));
+        }
+        Self { is_over, clients }
+    }
+
+    async fn assert_no_failure(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            let served = client.await.unwrap().unwrap_or_else(|failure| panic!("{failure}"));
+            assert!(served > 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_request_fails_while_one_token_after_the_other_hangs_or_fails_or_is_gone() {
+    let rig = start_both().await;
+    let traffic = Traffic::start(&rig, 4).await;
+    for fault in ["hang until_removed", "fail=CKR_DEVICE_ERROR", "remove_token"] {
+        for (name, of, down) in
+            [(LABEL, "softhsm", ["UNAVAILABLE", "ACTIVE"]), (SECOND, "second", ["ACTIVE", "UNAVAILABLE"])]
+        {
+            let rule = if fault == "remove_token" {
+                format!("* {fault} token={name}")
+            } else {
+                format!("C_EncryptInit {fault} token={name}\nC_DecryptInit {fault} token={name}")
+            };
+            rig.faults.set(&rule);
+            wait_for_fleet(&rig, down).await;
+            rig.faults.clear();
+            wait_for_fleet(&rig, ["ACTIVE", "ACTIVE"]).await;
+            let open = format!("xks_token_breaker_open{{token=\"{of}\"}} 0\n");
+            rig.proxy.wait_for("/metrics", |_, text| text.contains(&open)).await;
+        }
+    }
+    traffic.assert_no_failure().await;
+}
+
+#[tokio::test]
+async fn another_key_under_the_same_label_never_serves() {
+    let one = [("demo", ONE_VALUE), ("demo-2", ONE_VALUE)];
+    let other = [("demo", OTHER_VALUE), ("demo-2", ONE_VALUE)];
+    let rig = start(tokens(&one, &other)).await;
+    let until = Instant::now() + RECOVERY;
+    let out = |text: &str| {
+        text.contains(r#"xks_token_keys_out{reason="differs",token="second"} 1"#)
+            || text.contains(r#"xks_token_keys_out{reason="differs",token="softhsm"} 1"#)
+    };
+    rig.proxy.wait_for("/metrics", |_, text| out(text)).await;
+    let mut client = rig.client().await;
+    let mut encrypted = Vec::new();
+    while encrypted.len() < 50 {
+        assert!(Instant::now() < until);
+        encrypted.push(client.encrypt("demo").await.ok());
+        client.encrypt("demo-2").await.ok();
+    }
+    for encrypted in &encrypted {
+        client.assert_decrypts("demo", encrypted).await;
+    }
+    // Whichever token served first is the one whose key counts.
+    let degraded = health(&rig).await;
+    let refused = degraded.iter().position(|status| status == "DEGRADED").unwrap();
+    let serving = [SECOND, LABEL][refused];
+    rig.faults.set(&format!("* remove_token token={serving}"));
+    let until = Instant::now() + RECOVERY;
+    loop {
+        let answer = client.encrypt("demo").await;
+        assert_ne!(answer.status, 200, "the other token's key made a ciphertext");
+        if client.encrypt("demo-2").await.status == 200 {
+            break;
+        }
+        assert!(Instant::now() < until, "{}", rig.last_lines());
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_one_token_lacks_is_that_tokens_fault() {
+    let both = [("demo", ONE_VALUE), ("demo-2", OTHER_VALUE)];
+    let rig = start(tokens(&both, &both[..1])).await;
+    wait_for_fleet(&rig, ["ACTIVE", "DEGRADED"]).await;
+    assert_eq!(rig.proxy.metric(r#"xks_token_keys_out{reason="missing",token="second"}"#).await, 1.0);
+    let mut client = rig.client().await;
+    for _ in 0..20 {
+        client.encrypt("demo-2").await.ok();
+        client.metadata("demo-2").await.ok();
+    }
+    // While the token that has it is away, it is not said to be absent.
+    rig.faults.set(&format!("* remove_token token={LABEL}"));
+    wait_for_fleet(&rig, ["UNAVAILABLE", "DEGRADED"]).await;
+    for answer in [client.encrypt("demo-2").await, client.metadata("demo-2").await] {
+        assert_eq!(outcome(&answer), (500, "InternalException".to_owned()));
+    }
+    client.encrypt("demo").await.ok();
+    rig.faults.clear();
+    wait_for_fleet(&rig, ["ACTIVE", "DEGRADED"]).await;
+    rig.proxy.token.tool(&["import", "--token", SECOND, "--label", "demo-2", "--value", OTHER_VALUE]);
+    client.encrypt("demo-2").await.ok();
+}
+
+#[tokio::test]
+async fn a_key_that_no_token_has_is_not_found() {
+    let rig = start(tokens(&[], &[])).await;
+    wait_for_fleet(&rig, ["ACTIVE", "ACTIVE"]).await;
+    let answer = rig.client().await.encrypt("demo").await;
+    assert_eq!(outcome(&answer), (404, "KeyNotFoundException".to_owned()));
+}
+
+/// A token that was away may come back with other keys.
+#[tokio::test]
+async fn a_key_that_changed_while_its_token_was_away_is_not_used() {
+    let rig = start_both().await;
+    let mut client = rig.client().await;
+    let encrypted = client.encrypt("demo").await.ok();
+    rig.faults.set(&format!("* remove_token token={SECOND}"));
+    wait_for_fleet(&rig, ["ACTIVE", "UNAVAILABLE"]).await;
+    rig.faults.set(&format!("* other_value label=demo token={SECOND}"));
+    wait_for_fleet(&rig, ["ACTIVE", "DEGRADED"]).await;
+    for _ in 0..20 {
+        let again = client.encrypt("demo").await.ok();
+        client.assert_decrypts("demo", &again).await;
+        client.assert_decrypts("demo", &encrypted).await;
+    }
+}
+
+/// One call that takes long does not make its request late: another token is asked meanwhile.
+#[tokio::test]
+async fn a_slow_call_is_hedged() {
+    let rig = start_both().await;
+    let mut client = rig.client().await;
+    // Credit for hedges.
+    for _ in 0..30 {
+        client.encrypt("demo").await.ok();
+    }
+    for name in [LABEL, SECOND] {
+        rig.faults.set(&format!("C_Encrypt delay_ms=5000 token={name} label=demo times=1"));
+        for _ in 0..2 {
+            client.encrypt("demo").await.ok();
+        }
+    }
+}
