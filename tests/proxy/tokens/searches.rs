@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use xks_harness::proxy::nested_store;
-use xks_harness::{Function, Setup};
+use xks_harness::{Function, Setup, SoftHsm};
 
 use super::rig::{Client, Rig, at_once, outcome};
 
@@ -183,4 +183,27 @@ async fn keys_are_served_while_all_keys_are_being_indexed() {
         let answer = client.encrypt(&number.to_string()).await;
         assert_eq!(outcome(&answer), (200, String::new()), "who is ready serves every key");
     }
+}
+
+/// Whoever asks while the index is being made must not keep it from being made.
+#[tokio::test]
+async fn a_proxy_is_ready_only_once_its_keys_are_indexed_however_many_ask_meanwhile() {
+    let token = SoftHsm::with_keys();
+    token.tool(&["generate", "--count", "300", "--label-prefix", "nested-many-"]);
+    let setup = Setup { timeouts: "answer_ms = 1000\nfirst_answer_ms = 1000".to_owned(), ..Setup::default() };
+    let rig = Rig::start_with_faults(setup, token, "C_FindObjectsInit delay_ms=50");
+    let mut impatient = rig.client_of(nested_store()).await;
+    for number in 0.. {
+        // Served or not: each is a search, one after the other.
+        impatient.encrypt(&format!("many-{}", number % 300)).await;
+        if rig.proxy.admin("/readyz").await.0 == 200 {
+            break;
+        }
+        assert!(number < 300, "{}", rig.last_lines());
+    }
+    let before = rig.faults.calls(Function::FindObjectsInit);
+    for number in 0..300 {
+        impatient.encrypt(&format!("many-{number}")).await.ok();
+    }
+    assert_eq!(rig.faults.calls(Function::FindObjectsInit), before, "a key was searched");
 }
