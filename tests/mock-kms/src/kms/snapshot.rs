@@ -1,0 +1,127 @@
+//! The state in a file, which holds a whole state at every instant.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::State;
+
+/// Version of the file's format.
+const FORMAT: u32 = 1;
+
+/// The file, and the state in it.
+#[derive(Serialize, Deserialize)]
+struct Content<S> {
+    format: u32,
+    state: S,
+}
+
+/// Where the state is kept.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    path: PathBuf,
+}
+
+impl Snapshot {
+    /// The file at `path`, which need not be there yet.
+    #[must_use]
+    pub const fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Reads the state; an empty one where there is no file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is none of this program. Its contents are secret and never in the message.
+    pub fn load(&self) -> io::Result<State> {
+        let bytes = match fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+            read => zeroize::Zeroizing::new(read?),
+        };
+        let wrong = |fault: String| {
+            let message = format!("{} is not a state file of mock-kms: {fault}", self.path.display());
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        };
+        let content: Content<State> = serde_json::from_slice(&bytes)
+            .map_err(|error| wrong(format!("line {}, column {}", error.line(), error.column())))?;
+        if content.format != FORMAT {
+            return Err(wrong(format!("format {} instead of {FORMAT}", content.format)));
+        }
+        Ok(content.state)
+    }
+
+    /// Replaces the file. Whoever reads it at any moment, or after a crash, finds the old state or the new one.
+    ///
+    /// # Errors
+    /// When the file or its folder cannot be written.
+    pub fn save(&self, state: &State) -> io::Result<()> {
+        let json = zeroize::Zeroizing::new(serde_json::to_vec_pretty(&Content { format: FORMAT, state })?);
+        let draft = self.draft();
+        let _ = fs::remove_file(&draft);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(&json)?;
+        file.sync_all()?;
+        fs::rename(&draft, &self.path)?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    fn draft(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".new");
+        name.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_state_survives_and_is_for_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = Snapshot::at(folder.path().join("state.json"));
+        assert_eq!(snapshot.load().unwrap(), State::default());
+        let state = State { clock_ahead_secs: 5, ..State::default() };
+        for _ in 0..2 {
+            snapshot.save(&state).unwrap();
+            assert_eq!(snapshot.load().unwrap(), state);
+        }
+        assert_eq!(
+            fs::metadata(folder.path().join("state.json")).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_draft_left_by_a_crash_does_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = Snapshot::at(folder.path().join("state.json"));
+        let state = State { clock_ahead_secs: 5, ..State::default() };
+        snapshot.save(&state).unwrap();
+        fs::write(folder.path().join("state.json.new"), "{\"format\":1,\"sta").unwrap();
+        assert_eq!(snapshot.load().unwrap(), state);
+        snapshot.save(&State::default()).unwrap();
+        assert_eq!(snapshot.load().unwrap(), State::default());
+    }
+
+    #[test]
+    fn another_file_is_refused_without_showing_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        for content in [
+            "s3cret",
+            "{\"format\":2,\"state\":{\"stores\":{},\"keys\":{},\"aliases\":{},\"clock_ahead_secs\":0}}",
+        ] {
+            fs::write(&path, content).unwrap();
+            let error = Snapshot::at(path.clone()).load().unwrap_err().to_string();
+            assert!(error.contains("is not a state file") && !error.contains("s3cret"), "{error}");
+        }
+    }
+}

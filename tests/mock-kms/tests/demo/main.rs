@@ -1,0 +1,6 @@
+//! The demo as a user runs it, and the page that it leaves open, in a real browser.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod command;
+mod page;
+mod scene;

@@ -1,0 +1,112 @@
+//! The command line: what each option does, and why something cannot be started.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::fake_proxy::FakeProxy;
+use crate::mock::{Mock, store_members};
+
+fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_mock-kms")).arg("serve").args(arguments).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn wrong_arguments_are_told_apart_from_what_cannot_be_done() {
+    for (arguments, code, text) in [
+        (&["--listen", "somewhere"][..], 2, "--listen"),
+        (&["--resolve", "localhost"], 2, "NAME=ADDRESS:PORT"),
+        (&["--tls-cert", "x"], 2, "--tls-key"),
+        (&["--reset"], 2, "--state"),
+        (&["--account-id", "1"], 2, "twelve digits"),
+        (&["--ca-file", "/nowhere/ca.pem"], 1, "/nowhere/ca.pem"),
+        (
+            &["--listen", "127.0.0.1:0", "--tls-cert", "/nowhere/a", "--tls-key", "/nowhere/b"],
+            1,
+            "/nowhere/a",
+        ),
+        (&["--credentials", "/nowhere/callers.toml"], 1, "/nowhere/callers.toml"),
+    ] {
+        let (status, stderr) = refused(arguments);
+        assert_eq!(status, Some(code), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(text), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn files_that_are_wrong_are_named_and_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    for (flag, content) in [
+        ("--state", "{\"s3cret\": 1}"),
+        ("--credentials", "[[credentials]]\naccess_key_id = \"A\"\nsecret_key = \"s3cret\"\n"),
+        ("--credentials", "credentials = []"),
+        ("--ca-file", "s3cret"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        let (status, stderr) = refused(&["--listen", "127.0.0.1:0", flag, file.to_str().unwrap()]);
+        assert_eq!(status, Some(1), "{flag}: {stderr}");
+        assert!(!stderr.contains("s3cret"), "{flag}: {stderr}");
+    }
+}
+
+#[test]
+fn a_taken_address_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (status, stderr) = refused(&["--listen", &address]);
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains(&address), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_a_proxy_that_wants_one() {
+    let client =
+        rcgen::generate_simple_self_signed(vec!["cks.kms.us-east-1.amazonaws.com".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(file("client.pem"), client.cert.pem()).unwrap();
+    std::fs::write(file("client.key"), client.signing_key.serialize_pem()).unwrap();
+    let proxy = FakeProxy::start_wanting(&client.cert.pem()).await;
+    let without = Mock::start(proxy.address, &[]);
+    let refused = without.fail("CreateCustomKeyStore", store_members("one")).await.0;
+    assert_eq!(refused, "XksProxyUriUnreachableException");
+    let identity = ["--client-cert", &file("client.pem"), "--client-key", &file("client.key")];
+    let with = Mock::start(proxy.address, &identity);
+    with.connected_store("one").await;
+}
+
+#[tokio::test]
+async fn connecting_takes_as_long_as_the_option_says() {
+    let proxy = FakeProxy::start().await;
+    let mock = Mock::start(proxy.address, &["--connect-ms", "3600000"]);
+    let store = mock.create_store("one").await;
+    proxy.take_seen();
+    mock.call("ConnectCustomKeyStore", json!({ "CustomKeyStoreId": store })).await;
+    assert_eq!(mock.store(&store).await["ConnectionState"], "CONNECTING");
+    assert!(proxy.take_seen().is_empty());
+}
+
+#[tokio::test]
+async fn account_and_region_stand_in_names() {
+    let mock = Mock::start_with(&["--region", "eu-west-1", "--account-id", "000000000000"]);
+    let arn = mock.create_plain_key().await;
+    assert!(arn.starts_with("arn:aws:kms:eu-west-1:000000000000:key/"), "{arn}");
+}
+
+#[tokio::test]
+async fn health_is_checked_again_and_again() {
+    let proxy = FakeProxy::start().await;
+    let mock = Mock::start(proxy.address, &["--health-check-secs", "1"]);
+    mock.connected_store("one").await;
+    let until = std::time::Instant::now() + xks_harness::proxy::PATIENCE;
+    let mut checks = 0;
+    while checks < 2 {
+        assert!(std::time::Instant::now() < until);
+        let seen = proxy.take_seen();
+        let is_check = |body: &serde_json::Value| body["requestMetadata"]["kmsOperation"] == "KmsHealthCheck";
+        checks += seen.iter().filter(|(_, body)| is_check(body)).count();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,79 @@
+//! The state in a file: it survives `kill -9`, and `--reset` forgets it.
+
+use serde_json::json;
+
+use crate::fake_proxy::FakeProxy;
+use crate::mock::Mock;
+
+#[tokio::test]
+async fn everything_survives_a_kill() {
+    let proxy = FakeProxy::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.json");
+    let start =
+        |more: &[&str]| Mock::start(proxy.address, &[&["--state", file.to_str().unwrap()], more].concat());
+    let mock = start(&[]);
+    let store = mock.connected_store("one").await;
+    let key = mock.create_xks_key(&store, "demo").await;
+    let plain = mock.create_plain_key().await;
+    mock.call("CreateAlias", json!({ "AliasName": "alias/a", "TargetKeyId": key })).await;
+    mock.call("TagResource", json!({ "KeyId": key, "Tags": [{ "TagKey": "a", "TagValue": "b" }] })).await;
+    mock.advance_days(2).await;
+    let mut blobs = Vec::new();
+    for key in [&key, &plain] {
+        let answer = mock.call("Encrypt", json!({ "KeyId": key, "Plaintext": "aGVsbG8=" })).await;
+        blobs.push(answer["CiphertextBlob"].clone());
+    }
+    let describe = async |mock: &Mock| {
+        [
+            mock.call("DescribeKey", json!({ "KeyId": "alias/a" })).await,
+            mock.call("DescribeCustomKeyStores", json!({})).await,
+            mock.call("ListResourceTags", json!({ "KeyId": key })).await,
+            mock.call("ListAliases", json!({})).await,
+        ]
+    };
+    let before = describe(&mock).await;
+    mock.kill();
+    let mock = start(&[]);
+    assert_eq!(describe(&mock).await, before);
+    for blob in &blobs {
+        assert_eq!(mock.call("Decrypt", json!({ "CiphertextBlob": blob })).await["Plaintext"], "aGVsbG8=");
+    }
+    // Each change is in the file before it is answered.
+    for turn in 0..20 {
+        mock.call("UpdateKeyDescription", json!({ "KeyId": key, "Description": format!("{turn}") })).await;
+    }
+    mock.kill();
+    let mock = start(&[]);
+    let description =
+        mock.call("DescribeKey", json!({ "KeyId": key })).await["KeyMetadata"]["Description"].clone();
+    assert_eq!(description, "19");
+    mock.kill();
+    let mock = start(&["--reset"]);
+    assert_eq!(mock.call("ListKeys", json!({})).await["Keys"], json!([]));
+    mock.kill();
+    assert_eq!(start(&[]).call("ListKeys", json!({})).await["Keys"], json!([]));
+}
+
+#[tokio::test]
+async fn connecting_goes_on_after_a_kill() {
+    let proxy = FakeProxy::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.json");
+    let mock = Mock::start(proxy.address, &["--state", file.to_str().unwrap()]);
+    let store = mock.create_store("one").await;
+    proxy.hold(true);
+    mock.call("ConnectCustomKeyStore", json!({ "CustomKeyStoreId": store })).await;
+    mock.kill();
+    proxy.hold(false);
+    let mock = Mock::start(proxy.address, &["--state", file.to_str().unwrap()]);
+    assert_eq!(mock.settled_store(&store).await["ConnectionState"], "CONNECTED");
+}
+
+#[tokio::test]
+async fn without_a_file_all_is_forgotten() {
+    let mock = Mock::start_with(&[]);
+    mock.create_plain_key().await;
+    mock.kill();
+    assert_eq!(Mock::start_with(&[]).call("ListKeys", json!({})).await["Keys"], json!([]));
+}

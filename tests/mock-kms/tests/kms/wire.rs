@@ -1,0 +1,162 @@
+//! AWS JSON 1.1 as clients see it: heads, error shapes, validation texts, signatures of callers.
+
+use serde_json::json;
+
+use crate::mock::{AUTHORIZATION, Mock};
+
+#[tokio::test]
+async fn answers_look_like_those_of_aws() {
+    let mock = Mock::start_with(&[]);
+    let answer = mock.send("CreateKey", &json!({})).await;
+    assert_eq!(answer.headers["content-type"], "application/x-amz-json-1.1");
+    let first_id = answer.headers["x-amzn-requestid"].clone();
+    assert_eq!(first_id.len(), 36);
+    let key = answer.json()["KeyMetadata"]["KeyId"].clone();
+    assert!(answer.json()["KeyMetadata"]["CreationDate"].as_f64().unwrap() > 1.6e9);
+    for operation in ["DisableKey", "EnableKey"] {
+        let answer = mock.send(operation, &json!({ "KeyId": key })).await;
+        assert_eq!((answer.status, answer.text.as_str()), (200, ""));
+        assert_ne!(answer.headers["x-amzn-requestid"], first_id);
+    }
+    let answer = mock.send("DescribeKey", &json!({ "KeyId": "alias/none" })).await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(
+        answer.json(),
+        json!({
+            "__type": "NotFoundException",
+            "message": "Alias arn:aws:kms:us-east-1:111122223333:alias/none is not found.",
+        })
+    );
+}
+
+#[tokio::test]
+async fn requests_that_are_none_are_refused() {
+    let mock = Mock::start_with(&[]);
+    let target = ("x-amz-target", "TrentService.ListKeys");
+    let signed = ("authorization", AUTHORIZATION);
+    let long = format!("{{\"Marker\":\"{}\"}}", "m".repeat(2 << 20));
+    for (headers, body, exception) in [
+        (vec![signed], "{}", "UnknownOperationException"),
+        (vec![signed, ("x-amz-target", "TrentService.MakeCoffee")], "{}", "UnknownOperationException"),
+        (vec![signed, ("x-amz-target", "DynamoDB.ListKeys")], "{}", "UnknownOperationException"),
+        (vec![target], "{}", "MissingAuthenticationTokenException"),
+        (vec![target, ("authorization", "AWS4-HMAC-SHA256 x")], "{}", "IncompleteSignatureException"),
+        (vec![target, signed], "", "SerializationException"),
+        (vec![target, signed], "[]", "SerializationException"),
+        (vec![target, signed], "{\"Limit\":\"1\"}", "SerializationException"),
+        (vec![target, signed], &long, "SerializationException"),
+        (vec![target, signed], "{\"Limit\":0}", "ValidationException"),
+    ] {
+        let answer = mock.post("/", &headers, body.to_owned()).await;
+        assert_eq!(answer.status, 400, "{headers:?} {answer:?}");
+        assert_eq!(answer.json()["__type"], exception, "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_limit_is_checked_here_with_the_words_of_aws() {
+    let mock = Mock::start_with(&[]);
+    let key = mock.create_plain_key().await;
+    let too_long = "A".repeat(5464);
+    let cases = [
+        (
+            "Encrypt",
+            json!({ "KeyId": key, "Plaintext": "" }),
+            "Value at 'plaintext' failed to satisfy constraint: Member must have length greater than or equal to 1",
+        ),
+        (
+            "Encrypt",
+            json!({ "KeyId": key, "Plaintext": too_long }),
+            "Value at 'plaintext' failed to satisfy constraint: Member must have length less than or equal to 4096",
+        ),
+        (
+            "Decrypt",
+            json!({ "CiphertextBlob": "A".repeat(8196) }),
+            "Value at 'ciphertextBlob' failed to satisfy constraint: Member must have length less than or equal to 6144",
+        ),
+        (
+            "Decrypt",
+            json!({}),
+            "Value null at 'ciphertextBlob' failed to satisfy constraint: Member must not be null",
+        ),
+        (
+            "GenerateDataKey",
+            json!({ "KeyId": key, "NumberOfBytes": 1025 }),
+            "Value '1025' at 'numberOfBytes' failed to satisfy constraint: Member must have value less than or equal to 1024",
+        ),
+        (
+            "GenerateRandom",
+            json!({ "NumberOfBytes": 0 }),
+            "Value '0' at 'numberOfBytes' failed to satisfy constraint: Member must have value greater than or equal to 1",
+        ),
+        (
+            "GenerateDataKey",
+            json!({ "KeyId": key, "KeySpec": "AES_512" }),
+            "Value 'AES_512' at 'keySpec' failed to satisfy constraint: Member must satisfy enum value set: [AES_256, \
+             AES_128]",
+        ),
+        (
+            "ScheduleKeyDeletion",
+            json!({ "KeyId": key, "PendingWindowInDays": 6 }),
+            "Value '6' at 'pendingWindowInDays' failed to satisfy constraint: Member must have value greater than or equal \
+             to 7",
+        ),
+        (
+            "ListKeys",
+            json!({ "Limit": 1001 }),
+            "Value '1001' at 'limit' failed to satisfy constraint: Member must have value less than or equal to 1000",
+        ),
+        (
+            "CreateAlias",
+            json!({ "AliasName": "alias/a b", "TargetKeyId": key }),
+            "Value 'alias/a b' at 'aliasName' failed to satisfy constraint: Member must satisfy regular expression \
+             pattern: ^[a-zA-Z0-9:/_-]+$",
+        ),
+        (
+            "CreateCustomKeyStore",
+            json!({ "CustomKeyStoreName": "a", "XksProxyUriEndpoint": "https://localhost:8443" }),
+            "Value 'https://localhost:8443' at 'xksProxyUriEndpoint' failed to satisfy constraint: Member must satisfy \
+             regular expression pattern: ^https://[a-zA-Z0-9.-]+$",
+        ),
+        (
+            "CreateCustomKeyStore",
+            json!({ "CustomKeyStoreName": "a", "XksProxyUriPath": "/kms/xks/v1/" }),
+            r"Value '/kms/xks/v1/' at 'xksProxyUriPath' failed to satisfy constraint: Member must satisfy regular expression pattern: ^(/[a-zA-Z0-9\/_-]+/kms/xks/v\d{1,2})$|^(/kms/xks/v\d{1,2})$",
+        ),
+        (
+            "DescribeKey",
+            json!({}),
+            "Value null at 'keyId' failed to satisfy constraint: Member must not be null",
+        ),
+        (
+            "TagResource",
+            json!({ "KeyId": key, "Tags": [{ "TagKey": "", "TagValue": "" }] }),
+            "Value '' at 'tags.1.member.tagKey' failed to satisfy constraint: Member must have length greater than or \
+             equal to 1",
+        ),
+    ];
+    for (operation, body, sentence) in cases {
+        let answer = mock.fail(operation, body).await;
+        assert_eq!(
+            answer,
+            ("ValidationException".into(), format!("1 validation error detected: {sentence}"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_operation_of_the_api_is_answered() {
+    let mock = Mock::start_with(&[]);
+    for operation in mock_kms::api::Operation::all() {
+        let answer = mock.send(operation.name(), &json!({})).await;
+        let exception =
+            if answer.status == 200 { serde_json::Value::Null } else { answer.json()["__type"].clone() };
+        assert!(
+            answer.status == 200
+                || ["ValidationException", "UnsupportedOperationException"]
+                    .contains(&exception.as_str().unwrap()),
+            "{}: {answer:?}",
+            operation.name()
+        );
+    }
+}
