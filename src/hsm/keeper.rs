@@ -219,6 +219,9 @@ impl<'a> Keeper<'a> {
 
     fn probe(&mut self) -> Result<(), Stopped> {
         let (status, reason) = self.inside_module(Self::measure)?;
+        if let Some(reason) = reason.as_ref().filter(|_| self.is_lost) {
+            self.shared.set_unavailable(reason);
+        }
         self.shared.probe.end(self.term, status, reason);
         let mut pause = self.shared.settings.probe_interval;
         if status > HealthStatus::Unavailable {

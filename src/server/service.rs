@@ -225,3 +225,6 @@ fn scopeguard<F: FnOnce()>(end: F) -> impl Drop {
     }
     Guard(Some(end))
 }
+
+#[cfg(test)]
+mod tests;

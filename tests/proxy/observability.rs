@@ -1,5 +1,7 @@
 //! Admin listener, metrics and the log: what operators see, and what they must never see.
 
+use http::Request;
+use http_body_util::Full;
 use serde_json::{Value, json};
 use xks_harness::proxy::main_store;
 use xks_harness::request::{base64, bytes_of, decrypt_body, encrypt_body};
@@ -156,4 +158,32 @@ async fn no_plaintext_and_no_secret_is_ever_logged_or_counted() {
     for secret in secrets {
         assert!(!output.contains(secret), "{secret} is in the output");
     }
+}
+
+/// A log that nobody reads any more costs lines, which are counted, and no request.
+#[tokio::test]
+async fn a_log_that_cannot_be_written_delays_no_request() {
+    // What may wait to be written, and what fits into the pipe.
+    const LINES: usize = 16_384 + 400;
+    let proxy = Proxy::start(&Setup::default()).await;
+    proxy.stop_reading_the_log();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let mut connection = proxy.connect(Http::Two).await;
+        clients.spawn(async move {
+            for _ in 0..LINES / 4 {
+                let request = Request::post("https://localhost/nowhere").body(Full::default()).unwrap();
+                assert_eq!(connection.try_send_http(request).await.unwrap().status, 404);
+            }
+        });
+    }
+    clients.join_all().await;
+    let mut connection = proxy.connect(Http::One).await;
+    connection.send(&XksRequest::metadata(&main_store(), "demo")).await.ok();
+    proxy
+        .wait_for("/metrics", |_, text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("xks_log_lines_dropped_total "));
+            line.is_some_and(|count| count != "0")
+        })
+        .await;
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -212,6 +213,7 @@ pub struct Proxy {
 struct Log {
     lines: Mutex<Vec<Value>>,
     grew: Condvar,
+    is_stuck: AtomicBool,
 }
 
 impl Proxy {
@@ -249,6 +251,9 @@ impl Proxy {
         let reader_log = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
+                while reader_log.is_stuck.load(Ordering::Acquire) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 reader_log.lines.lock().unwrap().push(value);
                 reader_log.grew.notify_all();
@@ -361,6 +366,11 @@ impl Proxy {
             // A proxy that ends before it listens leaves no lines behind.
             lines = self.log.grew.wait_timeout(lines, left.min(Duration::from_millis(50))).unwrap().0;
         }
+    }
+
+    /// From now on nobody reads what the proxy writes to its standard output.
+    pub fn stop_reading_the_log(&self) {
+        self.log.is_stuck.store(true, Ordering::Release);
     }
 
     /// The log line of the request with that kmsRequestId.

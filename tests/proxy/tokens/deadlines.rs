@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use xks_harness::client::plain_get;
 use xks_harness::request::bytes_of;
-use xks_harness::{Answer, Function, Setup, SoftHsm};
+use xks_harness::{Answer, Function, RawConnection, Setup, SoftHsm};
 
 use super::rig::{
     Client, DEFAULT_DEADLINES, PLAINTEXT, Rig, at_once, outcome, second_store, with_second_token,
@@ -242,6 +242,9 @@ async fn everything_else_answers_while_a_token_hangs_and_the_token_serves_again_
         assert_eq!(rig.proxy.admin(path).await.0, 200, "{path}: one of two tokens still serves");
     }
     assert_eq!(plain_get(rig.proxy.ping, "/ping").await.0, 200);
+    let mut balancer = RawConnection::open(rig.proxy.address).await;
+    let ping = balancer.exchange(b"GET /ping HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+    assert_eq!(ping.status, 200);
     assert_eq!(rig.client().await.metadata("demo").await.ok()["keySpec"], "AES_256");
     let mut other = rig.client_of(second_store()).await;
     for _ in 0..10 {

@@ -171,7 +171,7 @@ async fn a_search_that_nobody_waits_for_any_more_never_reaches_the_token() {
 
 #[tokio::test]
 async fn keys_are_served_while_all_keys_are_being_indexed() {
-    let token = xks_harness::SoftHsm::with_keys();
+    let token = SoftHsm::with_keys();
     token.tool(&["generate", "--count", "200", "--label-prefix", "nested-"]);
     let timeouts = "answer_ms = 300\nfirst_answer_ms = 300".to_owned();
     // A token in the network: making the index takes a while, finding one key need not.

@@ -255,3 +255,18 @@ async fn a_module_that_cannot_be_initialised_is_initialised_later() {
     rig.proxy.wait_until_ready().await;
     rig.wait_until_it_serves().await;
 }
+
+#[tokio::test]
+async fn the_configuration_says_who_logs_in() {
+    // SoftHSM2's security officer has a PIN of his own, and may use no key.
+    let as_officer = |pin: &str| {
+        let token = format!("{}\nuser_type = \"so\"", Setup::default().token);
+        Setup { token, pin: format!("pin = \"{pin}\""), ..Setup::default() }
+    };
+    let rig = Rig::start_with_faults(as_officer(SO_PIN), SoftHsm::with_keys(), "");
+    let lacks_key = |text: &str| text.contains("there is no health key and no session key can be made");
+    rig.proxy.wait_for("/readyz?verbose", |_, text| lacks_key(text)).await;
+    let rig = Rig::start_with_faults(as_officer(PIN), SoftHsm::with_keys(), "");
+    let line = rig.proxy.wait_for_log(|line| line["message"] == "the token is not usable");
+    assert!(line["reason"].as_str().unwrap().contains("CKR_PIN_INCORRECT"), "{line}");
+}

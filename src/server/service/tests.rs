@@ -1,0 +1,172 @@
+//! What no token can be made to do to a request: a handler that panics.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use aws_credential_types::Credentials as AwsCredentials;
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4::SigningParams;
+use http::StatusCode;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1 as client;
+use hyper::server::conn::http1 as server;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::sync::Semaphore;
+use xks_spec::UriPathPrefix;
+use xks_spec::credential::{AccessKeyId, SecretAccessKey};
+use xks_spec::request::SizeLimits;
+
+use super::*;
+use crate::admin::Readiness;
+use crate::clock::Deadline;
+use crate::hsm::{Hsm, HsmFuture, KeyAttributes, KeyMaterial, Plaintext, Sealed, TokenHealth};
+use crate::keystore::{KeyMap, StoreQuota};
+use crate::metrics::Metrics;
+use crate::operations::Fleet;
+use crate::server::{Connections, Limits, Timeouts};
+use crate::sigv4::{Credential, Credentials};
+
+const ID: &str = "XKSTESTID234567ABCDEFGHIJK";
+const SECRET: &str = "unit+test/secret+unit+test/secret+unit+test0";
+const PATH: &str = "/a/kms/xks/v1/health";
+const BODY: &[u8] = br#"{"requestMetadata":{"kmsOperation":"KmsHealthCheck","kmsRequestId":"an-id"}}"#;
+
+/// Panics whatever it is asked.
+struct Panics;
+
+impl Hsm for Panics {
+    fn encrypt<'a>(
+        &'a self,
+        _: &'a KeyMaterial,
+        _: Plaintext,
+        _: Arc<[u8]>,
+        _: Deadline,
+    ) -> HsmFuture<'a, Sealed> {
+        panic!("hunter2")
+    }
+
+    fn decrypt<'a>(
+        &'a self,
+        _: &'a KeyMaterial,
+        _: Arc<Sealed>,
+        _: Arc<[u8]>,
+        _: Deadline,
+    ) -> HsmFuture<'a, Plaintext> {
+        panic!("hunter2")
+    }
+
+    fn key_attributes<'a>(&'a self, _: &'a KeyMaterial, _: Deadline) -> HsmFuture<'a, KeyAttributes> {
+        panic!("hunter2")
+    }
+
+    fn health(&self) -> Vec<TokenHealth> {
+        panic!("hunter2")
+    }
+}
+
+fn state() -> State {
+    let number = NonZeroU32::MIN.saturating_add(999);
+    let credential =
+        Credential::new(AccessKeyId::parse(ID).unwrap(), SecretAccessKey::parse(SECRET).unwrap(), None);
+    let store = KeyStore {
+        name: "a".into(),
+        prefix: UriPathPrefix::parse("/a").unwrap(),
+        is_enabled: true,
+        credentials: Credentials::new(vec![credential]).unwrap(),
+        keys: KeyMap::default(),
+        hsm: Arc::new(Panics),
+        quota: StoreQuota::new(number, number),
+    };
+    let second = Duration::from_secs(60);
+    let resolver = rustls::server::ResolvesServerCertUsingSni::new();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    State {
+        stores: ArcSwap::from_pointee(KeyStores::new([store])),
+        tls: ArcSwap::from_pointee(tls),
+        metrics: Arc::new(Metrics::new()),
+        readiness: Readiness::new(Vec::new(), Vec::new()),
+        limits: Limits {
+            sizes: SizeLimits { max_plaintext_bytes: 4300, max_aad_bytes: 8192 },
+            max_header_bytes: 16_384,
+            max_connections: 1,
+            max_streams_per_connection: 1,
+            max_in_flight: 2,
+        },
+        timeouts: Timeouts {
+            handshake: second,
+            first_request: second,
+            header: second,
+            body: second,
+            idle: second,
+            request: second,
+            first_request_answer: second,
+            lame_duck: second,
+            drain: second,
+        },
+        fleet: Fleet { size: NonZeroU32::MIN },
+        in_flight: Semaphore::new(2),
+        strangers_in_flight: Semaphore::new(1),
+    }
+}
+
+fn signed() -> Request<Full<Bytes>> {
+    let identity = AwsCredentials::new(ID, SECRET, None, None, "test").into();
+    let params = SigningParams::builder()
+        .identity(&identity)
+        .region("eu-west-1")
+        .name("kms-xks-proxy")
+        .time(clock::wall_clock())
+        .settings(SigningSettings::default())
+        .build()
+        .unwrap()
+        .into();
+    let mut request = Request::post(PATH).header("host", "localhost").body(Full::from(BODY)).unwrap();
+    let headers = [("host", "localhost")].into_iter();
+    let signable =
+        SignableRequest::new("POST", format!("https://localhost{PATH}"), headers, SignableBody::Bytes(BODY));
+    let (instructions, _) = sign(signable.unwrap(), &params).unwrap().into_parts();
+    instructions.apply_to_request_http1x(&mut request);
+    request
+}
+
+#[tokio::test]
+async fn a_panic_is_an_answer_like_any_other_and_ends_nothing() {
+    let state = Arc::new(state());
+    let place = Connections::new(1, None).admit().await;
+    let peer = Arc::new(Peer {
+        state: Arc::clone(&state),
+        activity: Arc::new(Activity::new(clock::now())),
+        place: Arc::new(place),
+        address: SocketAddr::from(([127, 0, 0, 1], 1)),
+    });
+    let (near, far) = tokio::io::duplex(65_536);
+    let service = service_fn(move |request| {
+        let peer = Arc::clone(&peer);
+        let begun = begin(&peer, &request);
+        async move { answer(&peer, request, begun).await }
+    });
+    tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(far), service));
+    let (mut sender, connection) = client::handshake(TokioIo::new(near)).await.unwrap();
+    tokio::spawn(connection);
+    // Twice: the connection, and the places in flight, have survived the first.
+    for _ in 0..2 {
+        sender.ready().await.unwrap();
+        let answer = sender.send_request(signed()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["errorName"], "InternalException");
+        assert!(!body.to_string().contains("hunter2"), "{body}");
+    }
+    let metrics = state.metrics.render();
+    let line = r#"xks_requests_total{error="InternalException",operation="GetHealthStatus",store="a"} 2"#;
+    assert!(metrics.contains(line), "{metrics}");
+}
