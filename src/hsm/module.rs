@@ -40,6 +40,9 @@ impl Modules {
             return Ok(Arc::clone(module));
         }
         let loaded = Arc::new(load(path)?);
+        // Nor is it ever unloaded: whoever lets go of it last may do so while the process ends, and would pull the library
+        // from under its own destructors.
+        std::mem::forget(Arc::clone(&loaded));
         *module = Some(Arc::clone(&loaded));
         Ok(loaded)
     }
