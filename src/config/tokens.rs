@@ -11,8 +11,6 @@ use super::read_secret;
 use super::reader::{Section, Table, Value};
 use crate::hsm::{IvSource, TokenSelector, TokenSettings, UserType};
 
-/// A call that lasts longer hangs: KMS has long given up.
-const STALL_AFTER: Duration = Duration::from_millis(250);
 /// A key that was searched and not found is not searched again for so long.
 const MISS_MEMORY: Duration = Duration::from_secs(2);
 
@@ -79,7 +77,7 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
         probe_max_age: MAX_HEALTH_RESULT_AGE,
         attributes_max_age: times.attributes,
         reindex_interval: times.reindex,
-        stall_after: STALL_AFTER,
+        stall_after: times.stuck_after,
         miss_memory: MISS_MEMORY,
     })
 }
@@ -88,6 +86,7 @@ struct Times {
     probe: Duration,
     attributes: Duration,
     reindex: Duration,
+    stuck_after: Duration,
 }
 
 fn read_times(mut intervals: Section<'_>) -> Times {
@@ -96,6 +95,8 @@ fn read_times(mut intervals: Section<'_>) -> Times {
         probe: intervals.millis("health_probe_ms", 100..=30_000, 10_000),
         attributes: intervals.millis("key_attributes_ms", 100..=30_000, 30_000),
         reindex: intervals.secs("reindex_secs", 1..=86_400, 300),
+        // KMS has given up by then.
+        stuck_after: intervals.millis("stuck_after_ms", 100..=60_000, 250),
     };
     intervals.finish();
     times

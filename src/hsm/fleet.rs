@@ -230,10 +230,18 @@ impl Fleet {
         key: &KeyMaterial,
         deadline: Deadline,
     ) -> Result<bool, HsmError> {
+        // Found out without a call that the token would refuse.
+        let usages = token.key_attributes(key, deadline).await.result?.usages;
+        if !usages.decrypt {
+            return Err(HsmError::KeyNotPermitted { code: "CKA_DECRYPT".into() });
+        }
         let known = key.check_value.clone().or_else(|| lock(&self.references).get(&key.locator).cloned());
         if let Some(known) = known {
             // Twice, since a fault on the way looks like another key and has worse consequences.
             return Ok(known.is_of(token, key, deadline).await? || known.is_of(token, key, deadline).await?);
+        }
+        if !usages.encrypt {
+            return Err(HsmError::KeyNotPermitted { code: "CKA_ENCRYPT".into() });
         }
         let made = CheckValue::make(token, key, deadline).await?;
         if !made.is_of(token, key, deadline).await? {

@@ -20,6 +20,8 @@ fn is(answer: &Answer, expected: (u16, &str)) -> bool {
 
 /// No probe within the test: every call that is counted comes from a request.
 const RARE_PROBES: &str = "intervals = { health_probe_ms = 30000 }";
+/// Nor is a session replaced that is at one call for long.
+const PATIENT: &str = "sessions = 1\nintervals = { health_probe_ms = 30000, stuck_after_ms = 60000 }";
 
 fn setup(sessions: usize, timeouts: &str) -> Setup {
     Setup {
@@ -27,6 +29,10 @@ fn setup(sessions: usize, timeouts: &str) -> Setup {
         timeouts: timeouts.to_owned(),
         ..Setup::default()
     }
+}
+
+fn patient(answer_ms: u64) -> Setup {
+    Setup { token: PATIENT.to_owned(), timeouts: both(answer_ms), ..Setup::default() }
 }
 
 fn both(answer_ms: u64) -> String {
@@ -83,7 +89,7 @@ async fn an_integrity_value_is_made_within_the_one_deadline_of_its_request() {
 
 #[tokio::test]
 async fn time_in_the_queue_counts() {
-    let rig = Rig::start(setup(1, &both(1500))).await;
+    let rig = Rig::start(patient(1500)).await;
     rig.faults.set("C_Encrypt delay_ms=1000 label=demo");
     let clients = rig.clients(2).await;
     let answers = at_once(clients, |_, mut client| async move { client.encrypt("demo").await }).await;
@@ -94,7 +100,7 @@ async fn time_in_the_queue_counts() {
 
 #[tokio::test]
 async fn a_job_that_expired_in_the_queue_never_reaches_the_token() {
-    let rig = Rig::start(setup(1, &both(400))).await;
+    let rig = Rig::start(patient(400)).await;
     rig.faults.set("C_Encrypt hang until_removed label=demo");
     let mut first = rig.client().await;
     let hanging = tokio::spawn(async move { first.encrypt("demo").await });
@@ -116,7 +122,7 @@ async fn a_job_that_expired_in_the_queue_never_reaches_the_token() {
 
 #[tokio::test]
 async fn a_job_whose_client_has_left_never_reaches_the_token() {
-    let rig = Rig::start(setup(1, &both(30_000))).await;
+    let rig = Rig::start(patient(30_000)).await;
     rig.faults.set("C_Encrypt hang until_removed label=demo");
     let mut first = rig.client().await;
     let hanging = tokio::spawn(async move { first.encrypt("demo").await });
@@ -139,10 +145,9 @@ async fn a_job_whose_client_has_left_never_reaches_the_token() {
 
 #[tokio::test]
 async fn a_full_queue_on_a_slow_token_is_throttled_at_once() {
-    let mut setup = setup(1, &both(30_000));
+    let mut setup = patient(30_000);
     setup.token.push_str("\nqueue_depth = 1");
     let rig = Rig::start(setup).await;
-    // Well below half a second, from which on a call counts as hanging.
     rig.faults.set("C_Encrypt delay_ms=150 label=demo");
     let clients = rig.clients(10).await;
     let answers = at_once(clients, |_, mut client| async move {
