@@ -46,6 +46,12 @@ impl Tokens {
         self.0.values().map(|token| Arc::clone(token) as Arc<dyn Hsm>).collect()
     }
 
+    /// The token of that name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Arc<dyn Hsm>> {
+        self.0.get(name).map(|token| Arc::clone(token) as Arc<dyn Hsm>)
+    }
+
     /// The key stores on these tokens, and what each asks of them.
     #[must_use]
     pub fn stores(&self, settings: Vec<StoreSettings>) -> (KeyStores, Vec<Arc<Fleet>>) {

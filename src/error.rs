@@ -51,6 +51,9 @@ pub enum Error {
     /// The external key is disabled.
     #[error("the external key is disabled")]
     KeyDisabled,
+    /// The ciphertext was made under a version that has been disabled.
+    #[error("key version {0} is disabled")]
+    KeyVersionDisabled(u32),
     /// The key is no AES-256 key.
     #[error("the key is not an AES-256 key")]
     KeyNotAes256,
@@ -136,6 +139,10 @@ impl Error {
             Self::KeyDisabled => {
                 (ErrorName::InvalidStateException, "The external key is disabled in the proxy.")
             }
+            Self::KeyVersionDisabled(_) => (
+                ErrorName::InvalidStateException,
+                "The version of the external key that made the ciphertext is disabled in the proxy.",
+            ),
             Self::KeyNotAes256 => {
                 (ErrorName::InvalidKeyUsageException, "The external key is not an AES-256 key.")
             }
@@ -217,6 +224,7 @@ mod tests {
             Error::KeyNotMapped,
             Error::StoreDisabled,
             Error::KeyDisabled,
+            Error::KeyVersionDisabled(9),
             Error::KeyNotAes256,
             Error::KeyUsage("CKA_DECRYPT"),
             Error::CiphertextMetadata,

@@ -51,6 +51,8 @@ pub struct Metrics {
     pub token_keys_out: IntGaugeVec,
     /// Searches for keys that the index did not hold, by token and outcome.
     pub key_searches: IntCounterVec,
+    /// Decrypts of ciphertexts whose metadata names a version that the key does not have, by store.
+    pub unknown_key_versions: IntCounterVec,
     /// Log lines dropped because the log could not be written as fast as it came.
     pub log_lines_dropped: IntCounter,
 }
@@ -159,6 +161,12 @@ impl Metrics {
                 "xks_key_searches_total",
                 "Searches in the token for keys that the index did not hold.",
                 &["token", "outcome"],
+            ),
+            unknown_key_versions: counters(
+                r,
+                "xks_unknown_key_versions_total",
+                "Decrypts of ciphertexts whose metadata names a version that the external key does not have.",
+                &["store"],
             ),
             log_lines_dropped: counter(
                 r,

@@ -3,12 +3,16 @@
 mod check;
 mod credentials;
 mod environment;
+mod key_check;
+mod report;
 mod serve;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::app::Tokens;
 
 /// Everything went well.
 const EXIT_OK: u8 = 0;
@@ -71,6 +75,14 @@ pub fn main() -> ExitCode {
         Command::Credentials(CredentialsCommand::New(args)) => credentials::new(&args),
     };
     ExitCode::from(code)
+}
+
+/// Ends the tokens' threads, and the process at once where one is stuck: a module's destructors must not run beside it.
+fn leave(tokens: &Tokens, code: u8) -> u8 {
+    if !tokens.stop() {
+        signal_hook::low_level::exit(i32::from(code));
+    }
+    code
 }
 
 /// Tells the person at the terminal; the log is for `serve`.

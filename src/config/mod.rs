@@ -2,6 +2,7 @@
 //!
 //! `deploy/xks-proxy.example.toml` explains every key.
 
+mod keys;
 mod reader;
 mod server;
 mod stores;

@@ -1,17 +1,18 @@
 //! `[[stores]]`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
+use xks_spec::UriPathPrefix;
 use xks_spec::credential::{AccessKeyId, SecretAccessKey};
-use xks_spec::{ExternalKeyId, UriPathPrefix};
 
+use super::keys::{self, ReachedKeys};
 use super::read_secret;
 use super::reader::{Table, Value};
-use crate::hsm::{HedgeSettings, KeyLocator, KeyMaterial, TokenSettings};
-use crate::keystore::{ExternalKey, KeyMap, KeyRule, KeyVersion};
+use crate::hsm::{HedgeSettings, TokenSettings};
+use crate::keystore::KeyMap;
 use crate::sigv4::{Credential, Credentials};
 
 /// KMS's default quota of a store.
@@ -88,7 +89,7 @@ fn read_one(
     };
     let credentials =
         read_credentials(table, folder, region.as_ref().and_then(Option::as_deref), access_key_ids);
-    let keys = read_keys(table, &tokens, reached);
+    let keys = keys::read(table, &tokens, reached);
     let requests_per_second = table
         .take("requests_per_second")
         .map_or(Some(DEFAULT_REQUESTS_PER_SECOND), |value| value.integer(1..=1_000_000));
@@ -167,122 +168,4 @@ fn read_credentials(
         return None;
     }
     is_whole.then(|| Credentials::new(credentials).ok()).flatten()
-}
-
-fn read_keys(table: &mut Table<'_>, tokens: &[&TokenSettings], reached: &mut ReachedKeys) -> Option<KeyMap> {
-    let mut is_whole = true;
-    let rule = table.take("key_rule").and_then(|value| {
-        let mut rule = value.table()?;
-        let prefix = rule.require("label_prefix").and_then(|prefix| prefix.string());
-        rule.finish();
-        let rule = prefix.map(|prefix| KeyRule { label_prefix: prefix.into() });
-        is_whole &= rule.is_some();
-        if let Some(rule) = &rule
-            // Not short-circuited: each is to be noted.
-            && tokens.iter().filter(|token| !reached.add_rule(token, rule)).count() > 0
-        {
-            value.fault("this rule reaches keys that another store of the same token reaches too");
-        }
-        rule
-    });
-    let mut listed = HashMap::new();
-    let keys = table.take("keys");
-    for mut entry in keys.iter().flat_map(Value::array).filter_map(|value| value.table()) {
-        match read_key(&mut entry, tokens, reached, rule.as_ref()) {
-            // SPEC(URI-KEYID-001): no two keys of a store have the same id.
-            Some((id, _)) if listed.contains_key(&id) => entry.fault("this external_key_id is listed twice"),
-            Some((id, key)) => drop(listed.insert(id, Arc::new(key))),
-            None => is_whole = false,
-        }
-        entry.finish();
-    }
-    if listed.is_empty() && rule.is_none() && is_whole {
-        table.fault("a store needs keys, listed in keys or made by key_rule");
-    }
-    is_whole.then(|| KeyMap::new(listed, rule))
-}
-
-fn read_key(
-    entry: &mut Table<'_>,
-    tokens: &[&TokenSettings],
-    reached: &mut ReachedKeys,
-    rule: Option<&KeyRule>,
-) -> Option<(ExternalKeyId, ExternalKey)> {
-    let id = entry.require("external_key_id").and_then(|value| value.parsed(ExternalKeyId::parse));
-    let is_enabled = entry.take("enabled").map_or(Some(true), |value| value.boolean());
-    let number = entry.take("version").map_or(Some(1), |value| value.integer(1..=u64::from(u32::MAX)));
-    let label = entry.take("label").map(|value| value.text().map(|label| KeyLocator::Label(label.into())));
-    let cka_id = entry.take("cka_id").map(|value| value.parsed(parse_hex).map(KeyLocator::Id));
-    let locator = match (label, cka_id) {
-        (Some(locator), None) | (None, Some(locator)) => locator?,
-        _ => {
-            entry.fault("exactly one of label and cka_id must say which key of the token is meant");
-            return None;
-        }
-    };
-    for token in tokens {
-        if matches!(&locator, KeyLocator::Label(label) if *label == token.health_key_label) {
-            entry.fault("this label is that of the token's health key, which no store may reach");
-        }
-        if !reached.add_key(token, &locator, rule) {
-            entry.fault("this key of the token is already reached as another external key");
-        }
-    }
-    let number = u32::try_from(number?).ok()?;
-    let id = id?;
-    if let (Some(rule), KeyLocator::Label(label)) = (rule, &locator)
-        && label.strip_prefix(&*rule.label_prefix).is_some_and(|rest| rest != id.as_str())
-    {
-        entry.fault("the store's key_rule reaches this key too, under another external_key_id");
-    }
-    Some((
-        id,
-        ExternalKey {
-            is_enabled: is_enabled?,
-            primary: KeyVersion { number, material: KeyMaterial { locator, check_value: None } },
-        },
-    ))
-}
-
-fn parse_hex(text: &str) -> Result<Box<[u8]>, &'static str> {
-    const FAULT: &str = "must be the bytes of CKA_ID in hexadecimal, such as \"0a1b\"";
-    if text.is_empty() || !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return Err(FAULT);
-    }
-    let byte = |start: usize| u8::from_str_radix(&text[start..start + 2], 16).map_err(|_| FAULT);
-    (0..text.len()).step_by(2).map(byte).collect()
-}
-
-/// Which keys of which token stores reach, so that no two external keys are one key: what one store made another could
-/// open.
-#[derive(Default)]
-struct ReachedKeys {
-    keys: HashSet<(Arc<str>, KeyLocator)>,
-    rules: Vec<(Arc<str>, KeyRule)>,
-}
-
-impl ReachedKeys {
-    /// False where another rule, or a listed key of another store, is reached too.
-    fn add_rule(&mut self, token: &TokenSettings, rule: &KeyRule) -> bool {
-        let overlaps = |other: &str| other.starts_with(&*rule.label_prefix);
-        let reaches_rule = self.rules.iter().any(|(name, other)| {
-            *name == token.name
-                && (overlaps(&other.label_prefix) || rule.label_prefix.starts_with(&*other.label_prefix))
-        });
-        let reaches_key = self.keys.iter().any(|(name, locator)| {
-            *name == token.name && matches!(locator, KeyLocator::Label(label) if overlaps(label))
-        });
-        self.rules.push((Arc::clone(&token.name), rule.clone()));
-        !reaches_rule && !reaches_key
-    }
-
-    /// False where the key is listed already, or a rule of another store (`own` is the store's own) reaches it.
-    fn add_key(&mut self, token: &TokenSettings, locator: &KeyLocator, own: Option<&KeyRule>) -> bool {
-        let is_reached = self.rules.iter().any(|(name, rule)| {
-            *name == token.name
-                && Some(rule) != own
-                && matches!(locator, KeyLocator::Label(label) if label.starts_with(&*rule.label_prefix))
-        });
-        self.keys.insert((Arc::clone(&token.name), locator.clone())) && !is_reached
-    }
 }

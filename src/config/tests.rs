@@ -154,6 +154,46 @@ fn every_fault_is_reported_with_its_place() {
         ),
         ("cka_id = \"0a1b2c\"", "", "stores[0].keys[1]: exactly one of label and cka_id"),
         ("cka_id = \"0a1b2c\"", "label = \"ledger-2026\"", "already reached as another external key"),
+        (
+            "label = \"vault@2\"",
+            "label = \"vault\"",
+            "already reached as another external key, or as another version",
+        ),
+        ("number = 2", "number = 1", "stores[0].keys[2].versions: a version number stands twice"),
+        ("number = 2", "", "stores[0].keys[2].versions[1]: number is missing"),
+        ("number = 2", "number = 0", "stores[0].keys[2].versions[1].number: must be a whole number from 1"),
+        ("state = \"primary\"", "", "stores[0].keys[2].versions[1]: state is missing"),
+        (
+            "state = \"primary\"",
+            "state = \"staged\"",
+            "keys[2].versions: exactly one version must be primary",
+        ),
+        (
+            "state = \"retired\"",
+            "state = \"primary\"",
+            "keys[2].versions: exactly one version must be primary",
+        ),
+        (
+            "state = \"retired\"",
+            "state = \"old\"",
+            "must be one of \"staged\", \"primary\", \"retired\", \"disabled\"",
+        ),
+        ("check_value = \"v1:", "check_value = \"v9:", "versions[1].check_value: must be a check value"),
+        (
+            "external_key_id = \"vault\"",
+            "external_key_id = \"vault\"\nlabel = \"vault\"",
+            "keys[2]: unknown key",
+        ),
+        (
+            "label_prefix = \"tenant-\"",
+            "label_prefix = \"tenant-\", versions = [{ number = 2, state = \"staged\" }]",
+            "stores[1].key_rule.versions: exactly one version must be primary",
+        ),
+        (
+            "label_prefix = \"tenant-\"",
+            "label_prefix = \"tenant-\", versions = [{ number = 2, state = \"primary\", label = \"x\" }]",
+            "stores[1].key_rule.versions[0]: unknown key",
+        ),
         ("cka_id = \"0a1b2c\"", "label = \"xks-health\"", "this label is that of the token's health key"),
         ("label = \"ledger-2026\"", "label = \"tenant-a\"", "this rule reaches keys that another store"),
         (
@@ -239,4 +279,36 @@ fn a_store_whose_own_rule_reaches_a_listed_key_under_another_name_is_refused() {
     assert!(with_id("a").is_ok());
     let faults = with_id("b").map(|_| ()).unwrap_err();
     assert!(faults[0].contains("the store's key_rule reaches this key too"), "{faults:#?}");
+    let version_two = listed.replace("ID", "b").replace("tenant-a", "tenant-a@2");
+    let rule = "key_rule = { label_prefix = \"tenant-\" }";
+    let faults = parse(&EXAMPLE.replace(rule, &version_two)).map(|_| ()).unwrap_err();
+    assert!(faults[0].contains("the store's key_rule reaches this key too"), "{faults:#?}");
+}
+
+#[test]
+fn versions_and_their_states_are_read() {
+    let config = parse(EXAMPLE).unwrap();
+    let id = |text| xks_spec::ExternalKeyId::parse(text).unwrap();
+    let versions = |key: &crate::keystore::ExternalKey| -> Vec<_> {
+        key.versions().map(|version| (version.number, version.state.to_string())).collect()
+    };
+    let vault = config.stores[0].keys.find(&id("vault")).unwrap();
+    assert_eq!(versions(&vault), [(2, "primary".to_owned()), (1, "retired".to_owned())]);
+    assert!(vault.primary.material.check_value.is_some());
+    let ledger = config.stores[0].keys.find(&id("ledger")).unwrap();
+    assert_eq!(versions(&ledger), [(1, "primary".to_owned())]);
+
+    let rule = "label_prefix = \"tenant-\"";
+    let states = "versions = [{ number = 1, state = \"disabled\" }, { number = 5, state = \"primary\" }]";
+    let config = parse(&EXAMPLE.replace(rule, &format!("{rule}, {states}"))).unwrap();
+    let made = config.stores[1].keys.find(&id("a")).unwrap();
+    assert_eq!(versions(&made), [(5, "primary".to_owned()), (1, "disabled".to_owned())]);
+}
+
+#[test]
+fn a_check_value_of_two_versions_is_refused() {
+    let line = EXAMPLE.lines().find(|line| line.starts_with("check_value")).unwrap();
+    let twice = EXAMPLE.replacen("state = \"retired\"", &format!("state = \"retired\"\n{line}"), 1);
+    let faults = parse(&twice).map(|_| ()).unwrap_err();
+    assert!(faults[0].contains("another version has this check_value"), "{faults:#?}");
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use xks_spec::UriPathPrefix;
 
-pub use keys::{ExternalKey, KeyMap, KeyRule, KeyVersion};
+pub use keys::{ExternalKey, FIRST_VERSION, KeyMap, KeyRule, KeyVersion, VERSION_MARK, VersionState};
 
 use crate::hsm::Hsm;
 use crate::sigv4::Credentials;

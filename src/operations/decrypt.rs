@@ -11,6 +11,7 @@ use super::ciphertext_metadata::CiphertextMetadata;
 use super::{Context, body_error, require_aes_256, require_usage};
 use crate::error::Error;
 use crate::hsm::{HsmError, Sealed};
+use crate::keystore::{ExternalKey, KeyVersion, VersionState};
 
 /// Decrypts under the version that the ciphertext metadata names, among those of the external key in the path.
 ///
@@ -24,16 +25,13 @@ pub async fn decrypt(
     let request = DecryptRequest::parse(body, context.limits, &mut context.trace.metadata)
         .map_err(body_error(Operation::Decrypt))?;
     let key = context.find_key(id)?;
-    let metadata = CiphertextMetadata::from_bytes(&request.ciphertext_metadata);
-    let version = match metadata {
-        Some(CiphertextMetadata { key_version }) => {
-            key.version(key_version).ok_or(Error::UnknownKeyVersion(key_version))
-        }
-        None => Err(Error::CiphertextMetadata),
-    };
-    // A ciphertext of no known version is refused only after everything that does not depend on it.
+    let version = select_version(&key, &request.ciphertext_metadata);
+    // A ciphertext of no version that may decrypt is refused only after everything that does not depend on it.
     let attributes = context.look_up(version.as_ref().copied().unwrap_or(&key.primary)).await?;
     context.require_enabled(&key)?;
+    if let Err(disabled @ Error::KeyVersionDisabled(_)) = version {
+        return Err(disabled);
+    }
     let attributes = attributes?;
     // SPEC(ERR-USAGE-002): a key that does not support the operation is InvalidKeyUsageException.
     require_aes_256(&attributes)?;
@@ -50,4 +48,17 @@ pub async fn decrypt(
         context.store.hsm.decrypt(&version.material, Arc::new(sealed), framed.into(), context.deadline).await;
     let plaintext = context.note(outcome)?;
     Ok(DecryptResponse::new(&plaintext))
+}
+
+/// The version that the ciphertext metadata names; the metadata alone decides, never a trial.
+fn select_version<'k>(key: &'k ExternalKey, metadata: &[u8]) -> Result<&'k KeyVersion, Error> {
+    let CiphertextMetadata { key_version } =
+        CiphertextMetadata::from_bytes(metadata).ok_or(Error::CiphertextMetadata)?;
+    match key.version(key_version) {
+        None => Err(Error::UnknownKeyVersion(key_version)),
+        Some(version) if version.state == VersionState::Disabled => {
+            Err(Error::KeyVersionDisabled(key_version))
+        }
+        Some(version) => Ok(version),
+    }
 }

@@ -59,8 +59,15 @@ impl Record {
     }
 
     pub(super) fn fail(&mut self, error: Error) {
-        if let Error::Authentication(fault) = &error {
-            self.metrics.authentication_failures.with_label_values(&[fault.label()]).inc();
+        match &error {
+            Error::Authentication(fault) => {
+                self.metrics.authentication_failures.with_label_values(&[fault.label()]).inc();
+            }
+            Error::UnknownKeyVersion(_) => {
+                let store = self.store.as_ref().map_or("none", |store| &store.name);
+                self.metrics.unknown_key_versions.with_label_values(&[store]).inc();
+            }
+            _ => {}
         }
         self.end = End::Failed(error);
     }

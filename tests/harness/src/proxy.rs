@@ -77,6 +77,8 @@ pub struct Setup {
     pub quota: String,
     /// Keys of store `main`, as TOML.
     pub keys: String,
+    /// The rule of store `nested`.
+    pub nested_rule: String,
     /// Anything at the end of the file.
     pub more: String,
 }
@@ -104,6 +106,7 @@ impl Default for Setup {
             store: String::new(),
             quota: "requests_per_second = 1000000".to_owned(),
             keys: labels.iter().map(key).collect(),
+            nested_rule: "{ label_prefix = \"nested-\" }".to_owned(),
             more: String::new(),
         }
     }
@@ -142,6 +145,7 @@ impl Setup {
             store,
             quota,
             keys,
+            nested_rule,
             more,
             ..
         } = self;
@@ -181,7 +185,7 @@ name = "nested"
 uri_path_prefix = "/main/nested"
 tokens = ["softhsm"]
 authorization = "none"
-key_rule = {{ label_prefix = "nested-" }}
+key_rule = {nested_rule}
 {nested_credential}
 {more}
 "#,

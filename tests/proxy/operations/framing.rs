@@ -2,55 +2,28 @@
 
 use std::sync::Arc;
 
-use aes_gcm::aead::array::ArraySize;
 use aes_gcm::aead::consts::{U12, U16};
-use aes_gcm::aead::{Aead, Nonce, Payload};
+use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::aes::Aes256;
 use aes_gcm::{AesGcm, KeyInit};
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use xks_harness::request::{base64, bytes_of};
+use xks_harness::request::bytes_of;
 use xks_harness::{Connection, Http, Proxy, Setup, SoftHsm};
 
 use super::{decrypt, encrypt, listed_key, refused};
+use crate::oracle::{Key, answer_of, frame, import, seal};
 
-const KEY: [u8; 32] = *b"a key whose value the test knows";
+const KEY: Key = *b"a key whose value the test knows";
 const METADATA: [u8; 5] = [1, 0, 0, 0, 1];
 
 /// A proxy whose key `known` has the value [`KEY`], and a connection to it.
 async fn start() -> (Proxy, Connection) {
     let token = SoftHsm::with_keys();
-    let value: String = KEY.iter().map(|byte| format!("{byte:02x}")).collect();
-    token.tool(&["import", "--label", "known", "--value", &value]);
+    import(&token, "known", &KEY);
     let setup = Setup { keys: listed_key("known", ""), ..Setup::default() };
     let proxy = Proxy::start_on(&setup, Arc::new(token)).await;
     let connection = proxy.connect(Http::Two).await;
     (proxy, connection)
-}
-
-/// The AAD of AES-GCM as the specification frames it.
-fn frame(aad: &[u8], metadata: &[u8]) -> Vec<u8> {
-    let aad_length = u16::try_from(aad.len()).unwrap().to_be_bytes();
-    let metadata_length = [u8::try_from(metadata.len()).unwrap()];
-    [&aad_length, aad, &metadata_length, metadata].concat()
-}
-
-/// Ciphertext and tag, made without the proxy.
-fn seal<IvSize: ArraySize>(iv: &[u8], framed: &[u8], plaintext: &[u8]) -> Vec<u8> {
-    let cipher = AesGcm::<Aes256, IvSize>::new(&KEY.into());
-    let iv: &Nonce<AesGcm<Aes256, IvSize>> = iv.try_into().unwrap();
-    cipher.encrypt(iv, Payload { msg: plaintext, aad: framed }).unwrap()
-}
-
-/// What Encrypt would have answered.
-fn answer_of(iv: &[u8], ciphertext_and_tag: &[u8], metadata: &[u8]) -> Value {
-    let (ciphertext, tag) = ciphertext_and_tag.split_at(ciphertext_and_tag.len() - 16);
-    json!({
-        "ciphertext": base64(ciphertext),
-        "initializationVector": base64(iv),
-        "authenticationTag": base64(tag),
-        "ciphertextMetadata": base64(metadata),
-    })
 }
 
 #[tokio::test]
@@ -82,8 +55,8 @@ async fn a_ciphertext_made_by_hand_decrypts_with_ivs_of_12_and_of_16_bytes() {
             let short = [0xa5; 12];
             let long = [0x5a; 16];
             for answer in [
-                answer_of(&short, &seal::<U12>(&short, &framed, plaintext), &METADATA),
-                answer_of(&long, &seal::<U16>(&long, &framed, plaintext), &METADATA),
+                answer_of(&short, &seal::<U12>(&KEY, &short, &framed, plaintext), &METADATA),
+                answer_of(&long, &seal::<U16>(&KEY, &long, &framed, plaintext), &METADATA),
             ] {
                 let decrypted = decrypt(&mut connection, "known", &answer, aad).await.ok();
                 assert_eq!(bytes_of(&decrypted["plaintext"]), plaintext);
@@ -109,11 +82,11 @@ async fn no_other_framing_decrypts() {
         ("a hash, and the AAD's length", [&[0, 12], &digest[..], &[5], &METADATA].concat()),
     ];
     for (what, framed) in others {
-        let answer = answer_of(&iv, &seal::<U12>(&iv, &framed, b"secret"), &METADATA);
+        let answer = answer_of(&iv, &seal::<U12>(&KEY, &iv, &framed, b"secret"), &METADATA);
         let refusal = decrypt(&mut connection, "known", &answer, Some(aad)).await.refusal();
         assert_eq!(refusal, refused(400, "InvalidCiphertextException"), "{what}");
     }
-    let answer = answer_of(&iv, &seal::<U12>(&iv, &frame(aad, &METADATA), b"secret"), &METADATA);
+    let answer = answer_of(&iv, &seal::<U12>(&KEY, &iv, &frame(aad, &METADATA), b"secret"), &METADATA);
     decrypt(&mut connection, "known", &answer, Some(aad)).await.ok();
 }
 
@@ -134,7 +107,7 @@ async fn metadata_of_another_format_or_version_is_refused_though_its_tag_is_righ
         &[1; 20],
     ];
     for metadata in others {
-        let answer = answer_of(&iv, &seal::<U12>(&iv, &frame(b"aad", metadata), b"secret"), metadata);
+        let answer = answer_of(&iv, &seal::<U12>(&KEY, &iv, &frame(b"aad", metadata), b"secret"), metadata);
         let refusal = decrypt(&mut connection, "known", &answer, Some(b"aad")).await.refusal();
         assert_eq!(refusal, refused(400, "InvalidCiphertextException"), "{metadata:?}");
     }
