@@ -66,6 +66,7 @@ impl Tokens {
                 is_enabled: store.is_enabled,
                 credentials: store.credentials,
                 keys: store.keys,
+                aws_sample: store.aws_sample,
                 hsm: fleet,
                 quota: StoreQuota::new(store.requests_per_second, store.burst),
             }

@@ -53,6 +53,8 @@ pub struct Metrics {
     pub key_searches: IntCounterVec,
     /// Decrypts of ciphertexts whose metadata names a version that the key does not have, by store.
     pub unknown_key_versions: IntCounterVec,
+    /// Ciphertexts of AWS's sample proxy that were decrypted, by store.
+    pub aws_sample_decrypts: IntCounterVec,
     /// Log lines dropped because the log could not be written as fast as it came.
     pub log_lines_dropped: IntCounter,
 }
@@ -166,6 +168,12 @@ impl Metrics {
                 r,
                 "xks_unknown_key_versions_total",
                 "Decrypts of ciphertexts whose metadata names a version that the external key does not have.",
+                &["store"],
+            ),
+            aws_sample_decrypts: counters(
+                r,
+                "xks_aws_sample_decrypts_total",
+                "Ciphertexts of AWS's sample proxy that were decrypted.",
                 &["store"],
             ),
             log_lines_dropped: counter(

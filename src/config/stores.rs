@@ -5,14 +5,18 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use xks_spec::UriPathPrefix;
 use xks_spec::credential::{AccessKeyId, SecretAccessKey};
+use xks_spec::limits::MAX_CIPHERTEXT_METADATA_BYTES;
 
 use super::keys::{self, ReachedKeys};
 use super::read_secret;
 use super::reader::{Table, Value};
 use crate::hsm::{HedgeSettings, TokenSettings};
-use crate::keystore::KeyMap;
+use crate::keystore::{AwsSample, FIRST_VERSION, KeyMap};
+use crate::operations::is_own_ciphertext_metadata;
 use crate::sigv4::{Credential, Credentials};
 
 /// KMS's default quota of a store.
@@ -33,6 +37,8 @@ pub struct StoreSettings {
     pub credentials: Credentials,
     /// Its keys.
     pub keys: KeyMap,
+    /// How what AWS's sample proxy encrypted is known.
+    pub aws_sample: Option<AwsSample>,
     /// Names of its tokens; the configuration has seen to it that they are there.
     pub tokens: Vec<Arc<str>>,
     /// When a second token is asked.
@@ -90,6 +96,10 @@ fn read_one(
     let credentials =
         read_credentials(table, folder, region.as_ref().and_then(Option::as_deref), access_key_ids);
     let keys = keys::read(table, &tokens, reached);
+    let aws_sample = match table.take("decrypts_aws_sample") {
+        Some(value) => read_aws_sample(&value).map(Some),
+        None => Some(None),
+    };
     let requests_per_second = table
         .take("requests_per_second")
         .map_or(Some(DEFAULT_REQUESTS_PER_SECOND), |value| value.integer(1..=1_000_000));
@@ -102,11 +112,45 @@ fn read_one(
         is_enabled: is_enabled?,
         credentials: credentials?,
         keys: keys?,
+        aws_sample: aws_sample?,
         tokens: tokens.iter().map(|token| Arc::clone(&token.name)).collect(),
         hedging: HedgeSettings { after_percent: u32::try_from(hedge_after_percent?).ok()? },
         requests_per_second: non_zero(requests_per_second?)?,
         burst: non_zero(burst?)?,
     })
+}
+
+fn read_aws_sample(value: &Value<'_>) -> Option<AwsSample> {
+    let mut table = value.table()?;
+    let number = table
+        .take("version")
+        .map_or(Some(u64::from(FIRST_VERSION)), |value| value.integer(1..=u64::from(u32::MAX)));
+    let ciphertext_metadata = table.require("ciphertext_metadata_b64").and_then(|list| {
+        let values = list.array();
+        if values.is_empty() {
+            list.fault("must hold each value that the sample's setting ever had, \"\" where it had none");
+        }
+        let values: Vec<_> = values.iter().map(|value| value.parsed(parse_sample_metadata)).collect();
+        values.into_iter().collect::<Option<Vec<_>>>()
+    });
+    table.finish();
+    let key_version = u32::try_from(number?).ok()?;
+    Some(AwsSample { ciphertext_metadata: ciphertext_metadata?, key_version })
+}
+
+fn parse_sample_metadata(text: &str) -> Result<Box<[u8]>, &'static str> {
+    let bytes =
+        STANDARD.decode(text).map_err(|_| "must be Base64, as the sample's ciphertext_metadata_b64")?;
+    if bytes.len() > MAX_CIPHERTEXT_METADATA_BYTES {
+        return Err("must be at most 20 bytes before Base64");
+    }
+    if is_own_ciphertext_metadata(&bytes) {
+        // Nothing but the metadata tells whose a ciphertext is.
+        return Err(
+            "reads as ciphertext metadata of this proxy: what the sample made with it cannot be told apart",
+        );
+    }
+    Ok(bytes.into())
 }
 
 fn non_zero(number: u64) -> Option<NonZeroU32> {

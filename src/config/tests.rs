@@ -140,6 +140,20 @@ fn every_fault_is_reported_with_its_place() {
             "file = \"pin\"",
             "secret_access_key: a secret access key is 43 to 64",
         ),
+        ("[\"\"]", "[]", "decrypts_aws_sample.ciphertext_metadata_b64: must hold each value"),
+        ("[\"\"]", "[\"a\"]", "ciphertext_metadata_b64[0]: must be Base64"),
+        (
+            "[\"\"]",
+            "[\"\", \"AQAAAAE=\"]",
+            "ciphertext_metadata_b64[1]: reads as ciphertext metadata of this proxy",
+        ),
+        (
+            "[\"\"]",
+            "[\"AAAAAAAAAAAAAAAAAAAAAAAAAAAA\"]",
+            "ciphertext_metadata_b64[0]: must be at most 20 bytes",
+        ),
+        ("[\"\"] }", "[\"\"], version = 0 }", "decrypts_aws_sample.version: must be a whole number from 1"),
+        ("{ ciphertext_metadata_b64 = [\"\"] }", "true", "stores[0].decrypts_aws_sample: must be a table"),
         ("\"ledger\"", "\"led/ger\"", "external_key_id: an external key id is 1 to 128"),
         ("\"ledger\"", "\"cards\"", "stores[0].keys[1]: this external_key_id is listed twice"),
         (

@@ -55,10 +55,22 @@ pub struct KeyStore {
     pub credentials: Credentials,
     /// Its keys.
     pub keys: KeyMap,
+    /// How what AWS's sample proxy encrypted is known, where this store is to decrypt it.
+    pub aws_sample: Option<AwsSample>,
     /// Where they are.
     pub hsm: Arc<dyn Hsm>,
     /// How much may be asked.
     pub quota: StoreQuota,
+}
+
+/// What AWS's sample proxy made and this store is to decrypt; nothing is ever encrypted so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwsSample {
+    /// The static ciphertext metadata that the sample was configured with, each value that it ever had; an empty one where
+    /// it had none. None of them is ciphertext metadata of this proxy.
+    pub ciphertext_metadata: Vec<Box<[u8]>>,
+    /// The version of each key that the sample used.
+    pub key_version: u32,
 }
 
 /// The request quota of a store.

@@ -30,6 +30,12 @@ impl CiphertextMetadata {
     }
 }
 
+/// Whether `bytes` could be ciphertext metadata that this proxy made.
+#[must_use]
+pub fn is_own_ciphertext_metadata(bytes: &[u8]) -> bool {
+    CiphertextMetadata::from_bytes(bytes).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! The four XKS operations, one file each, readable from top to bottom. They know neither HTTP nor PKCS#11.
 
+mod aws_sample;
 mod ciphertext_metadata;
 mod decrypt;
 mod encrypt;
@@ -12,6 +13,7 @@ use xks_spec::body::BodyFault;
 use xks_spec::request::SizeLimits;
 use xks_spec::{ExternalKeyId, Operation, RequestMetadata};
 
+pub use ciphertext_metadata::is_own_ciphertext_metadata;
 pub use decrypt::decrypt;
 pub use encrypt::encrypt;
 pub use get_health_status::{Fleet, get_health_status};
@@ -41,6 +43,8 @@ pub struct Trace {
     pub metadata: Option<RequestMetadata>,
     /// The key version that was used.
     pub key_version: Option<u32>,
+    /// AWS's sample proxy made the ciphertext.
+    pub is_aws_sample: bool,
     /// What the HSM was asked and how long it took.
     pub hsm: CallReport,
 }

@@ -94,6 +94,9 @@ impl Drop for Record {
         let store = self.store.as_ref().map_or("none", |store| &store.name);
         let error = if outcome == "ok" { "none" } else { outcome };
         self.metrics.requests.with_label_values(&[operation, store, error]).inc();
+        if self.trace.is_aws_sample && outcome == "ok" {
+            self.metrics.aws_sample_decrypts.with_label_values(&[store]).inc();
+        }
         self.metrics.request_seconds.with_label_values(&[operation, store]).observe(total.as_secs_f64());
         let none = RequestMetadata::default();
         let metadata = self.trace.metadata.as_ref().unwrap_or(&none);
@@ -122,6 +125,7 @@ impl Drop for Record {
             awsSourceVpce = metadata.aws_source_vpce.as_deref().map(shortened),
             other_metadata = other.as_deref().map(shortened),
             key_version = self.trace.key_version,
+            aws_sample = self.trace.is_aws_sample.then_some(true),
             token_serial = hsm.token_serial.as_deref(),
             hsm_calls = hsm.attempts,
             total_us = micros(total),

@@ -9,6 +9,7 @@ mod development;
 mod fleet;
 mod golden;
 mod health;
+mod migration;
 mod observability;
 mod operations;
 mod oracle;

@@ -86,6 +86,8 @@ impl EncryptRequest {
 pub struct DecryptRequest {
     /// What was authenticated along; empty where absent.
     pub aad: Vec<u8>,
+    /// Whether the field was there: the specification's framing does not tell absent from empty, others may.
+    pub has_aad: bool,
     /// The ciphertext with its 16-byte tag behind it, as PKCS#11 takes it.
     pub ciphertext_and_tag: Vec<u8>,
     /// The initialization vector: 12 or 16 bytes.
@@ -110,8 +112,8 @@ impl DecryptRequest {
         // SPEC(DEC-FIELD-002, DEC-ALG-001): encryptionAlgorithm is REQUIRED and MUST be AES_GCM.
         wire.encryption_algorithm.must_be("encryptionAlgorithm", AES_GCM)?;
         // SPEC(DEC-AAD-002): OPTIONAL.
-        let aad =
-            wire.additional_authenticated_data.bytes("additionalAuthenticatedData")?.unwrap_or_default();
+        let aad = wire.additional_authenticated_data.bytes("additionalAuthenticatedData")?;
+        let (has_aad, aad) = (aad.is_some(), aad.unwrap_or_default());
         let mut ciphertext_and_tag = wire.ciphertext.required_bytes("ciphertext")?;
         let iv = wire.initialization_vector.required_bytes("initializationVector")?;
         // SPEC(DEC-IV-002): MUST be 12 or 16 bytes.
@@ -131,7 +133,7 @@ impl DecryptRequest {
         limit(&ciphertext_and_tag, "ciphertext", limits.max_plaintext_bytes)?;
         limit(&aad, "additionalAuthenticatedData", limits.max_aad_bytes)?;
         ciphertext_and_tag.extend_from_slice(&tag);
-        Ok(Self { aad, ciphertext_and_tag, iv, ciphertext_metadata })
+        Ok(Self { aad, has_aad, ciphertext_and_tag, iv, ciphertext_metadata })
     }
 }
 

@@ -76,6 +76,7 @@ fn state() -> State {
         is_enabled: true,
         credentials: Credentials::new(vec![credential]).unwrap(),
         keys: KeyMap::default(),
+        aws_sample: None,
         hsm: Arc::new(Panics),
         quota: StoreQuota::new(number, number),
     };
