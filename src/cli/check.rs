@@ -44,7 +44,7 @@ pub(super) fn run(path: &Path) -> u8 {
     stores.sort_by(|a, b| a.name.cmp(&b.name));
     runtime.block_on(async {
         for token in tokens.all() {
-            check_token(&*token, &mut report).await;
+            settled(&*token).await.iter().for_each(|health| report_token(health, &mut report));
         }
         let mut keys = KeyCheck::default();
         for store in &stores {
@@ -81,14 +81,14 @@ fn check_certificate(files: &CertificateFiles, report: &mut Report) {
     }
 }
 
-async fn check_token(token: &dyn Hsm, report: &mut Report) {
+/// The health of a token once it has been reached and probed, or when that has taken too long.
+pub(super) async fn settled(token: &dyn Hsm) -> Vec<TokenHealth> {
     let until = clock::now() + TOKEN_PATIENCE;
     loop {
         let health = token.health();
         let is_measured = health.iter().all(|token| token.status.is_some());
         if is_measured || clock::now() >= until {
-            health.iter().for_each(|health| report_token(health, report));
-            return;
+            return health;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

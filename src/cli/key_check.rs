@@ -26,7 +26,7 @@ pub(super) fn deadline() -> Deadline {
 pub(super) struct KeyCheck {
     owners: HashMap<(Box<str>, u64), Owner>,
     /// Whether a check value is printed for each version that has none pinned.
-    pub(super) prints_check_values: bool,
+    prints_check_values: bool,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -37,6 +37,11 @@ struct Owner {
 }
 
 impl KeyCheck {
+    /// Prints a check value for each version that has none pinned.
+    pub(super) fn printing_check_values() -> Self {
+        Self { prints_check_values: true, ..Self::default() }
+    }
+
     /// Checks the listed keys of a store on each of its tokens.
     pub(super) async fn check_store(&mut self, store: &StoreSettings, tokens: &Tokens, report: &mut Report) {
         let mut keys: Vec<_> = store.keys.listed().collect();

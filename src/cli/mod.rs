@@ -4,6 +4,7 @@ mod check;
 mod credentials;
 mod environment;
 mod key_check;
+mod keys;
 mod report;
 mod serve;
 
@@ -44,6 +45,9 @@ enum Command {
     /// Reads the whole file, logs in to every token, looks up every key, and reports all faults at once. Exit code: 0 if
     /// the proxy can serve everything, 1 if a token, key or certificate is at fault, 2 if the file is.
     Check(ConfigArgs),
+    /// List, make, rotate and check the keys of a token.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Make SigV4 credentials.
     #[command(subcommand)]
     Credentials(CredentialsCommand),
@@ -72,6 +76,7 @@ pub fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args.config),
         Command::Check(args) => check::run(&args.config),
+        Command::Keys(command) => keys::run(&command),
         Command::Credentials(CredentialsCommand::New(args)) => credentials::new(&args),
     };
     ExitCode::from(code)

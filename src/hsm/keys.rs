@@ -352,14 +352,15 @@ impl Enumeration {
 }
 
 /// A secret key as read from the token.
-struct KeyObject {
+pub(super) struct KeyObject {
     handle: ObjectHandle,
-    label: Option<Box<str>>,
-    id: Option<Box<[u8]>>,
-    attributes: KeyAttributes,
+    pub(super) label: Option<Box<str>>,
+    pub(super) id: Option<Box<[u8]>>,
+    pub(super) attributes: KeyAttributes,
 }
 
-fn template(locator: Option<&KeyLocator>) -> Vec<Attribute> {
+/// What a search for secret keys asks for: those that answer to `locator`, or all.
+pub(super) fn template(locator: Option<&KeyLocator>) -> Vec<Attribute> {
     let mut template = vec![Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)];
     match locator {
         Some(KeyLocator::Label(label)) => template.push(Attribute::Label(label.as_bytes().to_vec())),
@@ -382,7 +383,8 @@ pub(super) fn read_attributes(session: &Session, key: &KeyEntry) -> Result<Optio
     Ok(object.map(|object| object.attributes))
 }
 
-fn read(session: &Session, handle: ObjectHandle) -> Result<Option<KeyObject>, Error> {
+/// A key as the token describes it, `None` where it has gone.
+pub(super) fn read(session: &Session, handle: ObjectHandle) -> Result<Option<KeyObject>, Error> {
     const WANTED: [AttributeType; 11] = [
         AttributeType::Label,
         AttributeType::Id,

@@ -13,6 +13,7 @@ mod hedge;
 mod keeper;
 mod keys;
 mod lane;
+mod manage;
 mod module;
 mod probe;
 mod searches;
@@ -34,6 +35,7 @@ pub use check_value::{CheckValue, CheckValueFault};
 pub use connection::{ConnectionFault, Rejection, TokenSelector};
 pub use fleet::Fleet;
 pub use hedge::HedgeSettings;
+pub use manage::{KeyManager, ManageFault, ManagedKey};
 pub use module::{ModuleFault, Modules};
 pub use token::{IvSource, Token, TokenSettings, UserType};
 

@@ -23,7 +23,11 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn every_command_explains_itself() {
     for (command, words) in [
-        (&["--help"][..], &["serve", "check", "credentials"][..]),
+        (&["--help"][..], &["serve", "check", "keys", "credentials"][..]),
+        (&["keys", "--help"], &["list", "create", "rotate", "check"]),
+        (&["keys", "create", "--help"], &["--store", "--token", "--key", "--label", "never overwritten"]),
+        (&["keys", "rotate", "--help"], &["Step 1", "Step 2", "key_rule"]),
+        (&["keys", "check", "--help"], &["Exit code", "check value"]),
         (&["serve", "--help"], &["SIGTERM", "--config", "lame_duck_secs"]),
         (&["check", "--help"], &["Exit code", "all faults at once"]),
         (

@@ -9,6 +9,7 @@ mod development;
 mod fleet;
 mod golden;
 mod health;
+mod keys_command;
 mod migration;
 mod observability;
 mod operations;
