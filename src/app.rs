@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::admin::{self, Readiness};
 use crate::config::{Config, StoreSettings};
 use crate::hsm::{Fleet, Hsm, Modules, Token, TokenSettings};
+use crate::iv_budget::{IvBudget, IvBudgetFault};
 use crate::keystore::{KeyStore, KeyStores, StoreQuota};
 use crate::metrics::{Metrics, TokenMetrics};
 use crate::server::{self, Drain, State, serve_plain};
@@ -54,13 +55,14 @@ impl Tokens {
 
     /// The key stores on these tokens, and what each asks of them.
     #[must_use]
-    pub fn stores(&self, settings: Vec<StoreSettings>) -> (KeyStores, Vec<Arc<Fleet>>) {
+    pub fn stores(&self, settings: Vec<StoreSettings>, iv_budget: &IvBudget) -> (KeyStores, Vec<Arc<Fleet>>) {
         let mut fleets = Vec::new();
         let stores = KeyStores::new(settings.into_iter().map(|store| {
             let tokens = store.tokens.iter().filter_map(|name| self.0.get(name).cloned()).collect();
             let fleet = Arc::new(Fleet::new(tokens, store.hedging, store.keys.materials()));
             fleets.push(Arc::clone(&fleet));
             KeyStore {
+                iv_counts: iv_budget.of_store(&store.name),
                 name: store.name,
                 prefix: store.prefix,
                 is_enabled: store.is_enabled,
@@ -95,6 +97,9 @@ pub enum AppError {
         /// What the system said.
         source: io::Error,
     },
+    /// The initialization vectors cannot be counted.
+    #[error("{0}")]
+    IvBudget(#[from] IvBudgetFault),
     /// The system gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -122,8 +127,9 @@ pub async fn run(
         Some(address) => Some(listen(address, "load balancers").await?),
         None => None,
     };
+    let iv_budget = IvBudget::open(&config.iv_budget, &metrics)?;
     let tokens = Tokens::start(config.tokens, &metrics)?;
-    let (stores, fleets) = tokens.stores(config.stores);
+    let (stores, fleets) = tokens.stores(config.stores, &iv_budget);
     for fleet in &fleets {
         tokio::spawn(Arc::clone(fleet).watch());
     }
@@ -151,7 +157,11 @@ pub async fn run(
     if left > 0 {
         tracing::warn!(connections = left, "connections were still open at the end of the drain time");
     }
-    let is_clean = tokio::task::spawn_blocking(move || tokens.stop()).await.unwrap_or(false);
+    let stop = move || {
+        iv_budget.close();
+        tokens.stop()
+    };
+    let is_clean = tokio::task::spawn_blocking(stop).await.unwrap_or(false);
     tracing::info!(clean = is_clean, "stopped");
     Ok(if is_clean { Ended::Clean } else { Ended::ThreadStuck })
 }

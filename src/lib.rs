@@ -6,7 +6,7 @@
 //! |---|---|
 //! | 0 | [`clock`], [`secret`] |
 //! | 1 | [`metrics`], [`sigv4`] |
-//! | 2 | [`tls`], [`hsm`] |
+//! | 2 | [`tls`], [`hsm`], [`iv_budget`] |
 //! | 3 | [`keystore`], [`admin`] |
 //! | 4 | [`error`] |
 //! | 5 | [`operations`] |
@@ -23,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod hsm;
+pub mod iv_budget;
 pub mod keystore;
 pub mod metrics;
 pub mod operations;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -55,6 +55,13 @@ pub struct Metrics {
     pub unknown_key_versions: IntCounterVec,
     /// Ciphertexts of AWS's sample proxy that were decrypted, by store.
     pub aws_sample_decrypts: IntCounterVec,
+    /// Of this proxy's share of a key version's initialization vectors, the part that is used up, by store: the most of any
+    /// version that encrypts.
+    pub iv_budget_used: GaugeVec,
+    /// Key versions that encrypt and have used up half of the share, by store.
+    pub iv_budget_over_half: IntGaugeVec,
+    /// Counts of initialization vectors that could not be written to disk.
+    pub iv_budget_write_failures: IntCounter,
     /// Log lines dropped because the log could not be written as fast as it came.
     pub log_lines_dropped: IntCounter,
 }
@@ -176,6 +183,24 @@ impl Metrics {
                 "Ciphertexts of AWS's sample proxy that were decrypted.",
                 &["store"],
             ),
+            iv_budget_used: ratios(
+                r,
+                "xks_iv_budget_used_ratio",
+                "Part of this proxy's share of initialization vectors that a key version has drawn, the most of any that \
+                 encrypts.",
+                &["store"],
+            ),
+            iv_budget_over_half: gauges(
+                r,
+                "xks_iv_budget_over_half",
+                "Key versions that encrypt and have drawn half of this proxy's share of initialization vectors.",
+                &["store"],
+            ),
+            iv_budget_write_failures: counter(
+                r,
+                "xks_iv_budget_write_failures_total",
+                "Counts of initialization vectors that could not be written to disk.",
+            ),
             log_lines_dropped: counter(
                 r,
                 "xks_log_lines_dropped_total",
@@ -289,6 +314,12 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     let metric = IntGaugeVec::new(Opts::new(name, help), labels).expect(VALID);
+    registry.register(Box::new(metric.clone())).expect(VALID);
+    metric
+}
+
+fn ratios(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    let metric = GaugeVec::new(Opts::new(name, help), labels).expect(VALID);
     registry.register(Box::new(metric.clone())).expect(VALID);
     metric
 }

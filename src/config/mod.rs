@@ -21,6 +21,7 @@ use reader::{Faults, Section, Table, Value};
 pub use stores::StoreSettings;
 
 use crate::hsm::TokenSettings;
+use crate::iv_budget::{IVS_PER_KEY, IvBudgetSettings};
 use crate::operations::Fleet;
 use crate::secret::{Secret, SecretSource};
 use crate::server::{Limits, Timeouts};
@@ -45,6 +46,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Where load balancers ask for `/ping` without TLS.
     pub ping_listen: Option<SocketAddr>,
+    /// What is kept of initialization vectors, and where.
+    pub iv_budget: IvBudgetSettings,
     /// What is logged.
     pub log_level: LogLevel,
     /// The tokens.
@@ -148,11 +151,14 @@ fn read<'d>(
     let server = server.and_then(|server| server::read(server, folder));
     let admin_listen = read_listen(root.section("admin"));
     let ping_listen = read_listen(root.section("ping"));
+    let state = read_state(root.section("state"), folder);
     let log_level = read_log(root.section("log"));
     let tokens = tokens::read(&mut root, folder);
     let stores = stores::read(&mut root, folder, &tokens);
     root.finish();
     let server = server?;
+    let (state_dir, iv_budget_instances) = state;
+    let instances = iv_budget_instances.unwrap_or(server.fleet.size.get().into());
     Some(Config {
         listen: server.listen,
         tls: server.tls,
@@ -162,6 +168,7 @@ fn read<'d>(
         fleet: server.fleet,
         admin_listen: admin_listen.unwrap_or(DEFAULT_ADMIN_LISTEN),
         ping_listen,
+        iv_budget: IvBudgetSettings { dir: state_dir, share: IVS_PER_KEY / instances },
         log_level,
         tokens,
         stores,
@@ -176,6 +183,14 @@ fn read_listen(mut section: Section<'_>) -> Option<SocketAddr> {
     let listen = section.take("listen").and_then(|value| value.socket_address());
     section.finish();
     listen
+}
+
+/// The state directory, and how many proxies share the initialization vectors of a key where that is not the fleet.
+fn read_state(mut section: Section<'_>, folder: &Path) -> (Option<PathBuf>, Option<u64>) {
+    let dir = section.take("dir").and_then(|value| value.path_in(folder));
+    let instances = section.take("iv_budget_instances").and_then(|value| value.integer(1..=1000));
+    section.finish();
+    (dir, instances)
 }
 
 fn read_log(mut section: Section<'_>) -> LogLevel {

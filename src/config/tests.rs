@@ -48,6 +48,7 @@ fn the_example_loads() {
     assert_eq!(config.timeouts.lame_duck.as_secs(), 30);
     assert_eq!(config.tokens[0].selector, TokenSelector::Label("xks".into()));
     assert_eq!(config.stores.len(), 2);
+    assert_eq!(config.iv_budget, IvBudgetSettings { dir: None, share: 1 << 32 });
     assert_eq!(config.stores[0].requests_per_second.get(), 1800);
 }
 
@@ -101,6 +102,12 @@ fn every_fault_is_reported_with_its_place() {
         ("# answer_ms = 200", "answer_ms = \"200\"", "server.timeouts.answer_ms: must be a whole number"),
         ("tls/server-rsa.key", "tls/server-ecdsa.key", "server.certificates: the private key"),
         ("tls/server-rsa.pem", "tls/absent.pem", "server.certificates: cannot read a PEM certificate chain"),
+        (
+            "# iv_budget_instances = 1",
+            "iv_budget_instances = 0",
+            "state.iv_budget_instances: must be a whole",
+        ),
+        ("# dir = \"/var/lib/xks-proxy\"", "dir = \"\"", "state.dir: must not be empty"),
         ("# level = \"info\"", "level = \"loud\"", "log.level: must be one of \"error\", \"warn\""),
         ("label = \"xks\"", "", "tokens[0]: exactly one of label, serial and slot_id"),
         ("# slot_id = 0", "slot_id = 0", "tokens[0]: exactly one of label, serial and slot_id"),
@@ -297,6 +304,15 @@ fn a_store_whose_own_rule_reaches_a_listed_key_under_another_name_is_refused() {
     let rule = "key_rule = { label_prefix = \"tenant-\" }";
     let faults = parse(&EXAMPLE.replace(rule, &version_two)).map(|_| ()).unwrap_err();
     assert!(faults[0].contains("the store's key_rule reaches this key too"), "{faults:#?}");
+}
+
+#[test]
+fn the_share_of_the_ivs_is_that_of_the_fleet_unless_said() {
+    let share = |source: &str| parse(source).unwrap().iv_budget.share;
+    let fleet_of_four = EXAMPLE.replace("# fleet_size = 1", "fleet_size = 4");
+    assert_eq!(share(&fleet_of_four), 1 << 30);
+    let two_sites = fleet_of_four.replace("# iv_budget_instances = 1", "iv_budget_instances = 8");
+    assert_eq!(share(&two_sites), 1 << 29);
 }
 
 #[test]

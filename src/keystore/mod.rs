@@ -12,6 +12,7 @@ use xks_spec::UriPathPrefix;
 pub use keys::{ExternalKey, FIRST_VERSION, KeyMap, KeyRule, KeyVersion, VERSION_MARK, VersionState};
 
 use crate::hsm::Hsm;
+use crate::iv_budget::StoreIvCounts;
 use crate::sigv4::Credentials;
 
 /// Requests a second and burst of GetHealthStatus, which KMS calls every few minutes: apart from the store's own
@@ -59,6 +60,8 @@ pub struct KeyStore {
     pub aws_sample: Option<AwsSample>,
     /// Where they are.
     pub hsm: Arc<dyn Hsm>,
+    /// How many initialization vectors its keys have drawn.
+    pub iv_counts: StoreIvCounts,
     /// How much may be asked.
     pub quota: StoreQuota,
 }

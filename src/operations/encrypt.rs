@@ -12,6 +12,7 @@ use super::ciphertext_metadata::CiphertextMetadata;
 use super::{Context, body_error, require_aes_256, require_usage};
 use crate::error::Error;
 use crate::hsm::{HsmError, Plaintext, Sealed};
+use crate::iv_budget::IvCount;
 use crate::keystore::KeyVersion;
 
 /// Encrypts under the primary version of the external key.
@@ -40,7 +41,13 @@ pub async fn encrypt(
     // SPEC(ENC-CTMD-004, ENC-AAD-004): MUST bind metadata and AAD into what the tag authenticates.
     let framed = frame_aad(&request.aad, &metadata).ok_or(Error::Hsm(HsmError::Worker))?;
     // SPEC(ENC-GCM-001): AES-GCM under the external key. SPEC(ENC-IV-002): the IV returned is the one used.
-    let work = Work { version: &key.primary, plaintext: Arc::new(request.plaintext), framed: framed.into() };
+    let iv_count = context.store.iv_counts.of(id.as_str(), key.primary.number);
+    let work = Work {
+        version: &key.primary,
+        iv_count,
+        plaintext: Arc::new(request.plaintext),
+        framed: framed.into(),
+    };
     if !request.wants_integrity_value {
         let sealed = work.seal(context).await?;
         return respond(&sealed, &metadata, None);
@@ -62,6 +69,7 @@ pub async fn encrypt(
 /// One plaintext to seal, as often as it takes.
 struct Work<'a> {
     version: &'a KeyVersion,
+    iv_count: Arc<IvCount>,
     plaintext: Plaintext,
     framed: Arc<[u8]>,
 }
@@ -69,8 +77,14 @@ struct Work<'a> {
 impl Work<'_> {
     async fn seal(&self, context: &mut Context<'_>) -> Result<Arc<Sealed>, Error> {
         let (plaintext, framed) = (Arc::clone(&self.plaintext), Arc::clone(&self.framed));
+        // Counted before: the client may leave, and this with it, while the token works.
+        context.store.iv_counts.draw_first(&self.iv_count).await;
         let outcome =
             context.store.hsm.encrypt(&self.version.material, plaintext, framed, context.deadline).await;
+        let further_attempts = outcome.report.attempts.saturating_sub(1);
+        if further_attempts > 0 {
+            context.store.iv_counts.draw(&self.iv_count, further_attempts.into());
+        }
         Ok(Arc::new(context.note(outcome)?))
     }
 

@@ -9,6 +9,7 @@ mod development;
 mod fleet;
 mod golden;
 mod health;
+mod iv_budget;
 mod keys_command;
 mod migration;
 mod observability;

@@ -22,6 +22,7 @@ use super::*;
 use crate::admin::Readiness;
 use crate::clock::Deadline;
 use crate::hsm::{Hsm, HsmFuture, KeyAttributes, KeyMaterial, Plaintext, Sealed, TokenHealth};
+use crate::iv_budget::{IvBudget, IvBudgetSettings};
 use crate::keystore::{KeyMap, StoreQuota};
 use crate::metrics::Metrics;
 use crate::operations::Fleet;
@@ -70,7 +71,10 @@ fn state() -> State {
     let number = NonZeroU32::MIN.saturating_add(999);
     let credential =
         Credential::new(AccessKeyId::parse(ID).unwrap(), SecretAccessKey::parse(SECRET).unwrap(), None);
+    let metrics = Arc::new(Metrics::new());
+    let in_memory = IvBudgetSettings { dir: None, share: 1 };
     let store = KeyStore {
+        iv_counts: IvBudget::open(&in_memory, &metrics).unwrap().of_store(&"a".into()),
         name: "a".into(),
         prefix: UriPathPrefix::parse("/a").unwrap(),
         is_enabled: true,
@@ -91,7 +95,7 @@ fn state() -> State {
     State {
         stores: ArcSwap::from_pointee(KeyStores::new([store])),
         tls: ArcSwap::from_pointee(tls),
-        metrics: Arc::new(Metrics::new()),
+        metrics,
         readiness: Readiness::new(Vec::new(), Vec::new()),
         limits: Limits {
             sizes: SizeLimits { max_plaintext_bytes: 4300, max_aad_bytes: 8192 },

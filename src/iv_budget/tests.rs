@@ -1,0 +1,170 @@
+//! Counts survive, and are never too low.
+
+use std::path::Path;
+
+use super::*;
+
+fn settings(dir: &Path) -> IvBudgetSettings {
+    IvBudgetSettings { dir: Some(dir.to_owned()), share: 1000 }
+}
+
+fn open(dir: &Path) -> IvBudget {
+    IvBudget::open(&settings(dir), &Arc::new(Metrics::new())).unwrap()
+}
+
+fn store(budget: &IvBudget) -> StoreIvCounts {
+    budget.of_store(&Arc::from("payments"))
+}
+
+async fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let until = clock::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(clock::now() < until, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// What is on disk.
+fn on_disk(dir: &Path) -> HashMap<(Box<str>, u32), u64> {
+    let ledger = Ledger::open(dir).unwrap();
+    ledger.read().unwrap().into_iter().map(|(id, drawn)| ((id.key, id.version), drawn)).collect()
+}
+
+#[tokio::test]
+async fn an_orderly_end_leaves_exact_counts_and_they_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    for (draws, total) in [(3, 3), (4, 7)] {
+        let budget = open(dir.path());
+        let counts = store(&budget);
+        let count = counts.of("ledger", 1);
+        for _ in 0..draws {
+            counts.draw_first(&count).await;
+        }
+        counts.draw(&counts.of("ledger", 2), 9 * u64::from(total == 7));
+        budget.close();
+        drop((counts, budget));
+        assert_eq!(on_disk(dir.path())[&("ledger".into(), 1)], total);
+    }
+    assert_eq!(on_disk(dir.path())[&("ledger".into(), 2)], 9);
+}
+
+/// The process ends without notice at any moment after the first draw has returned.
+#[tokio::test]
+async fn what_is_on_disk_is_ahead_of_what_was_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(dir.path()).unwrap();
+    let read = || ledger.read().unwrap().into_iter().map(|(_, drawn)| drawn).max().unwrap_or(0);
+    let (messages, waiting) = flume::unbounded();
+    let shared = Arc::new(Shared {
+        share: 1000,
+        counts: Mutex::default(),
+        messages,
+        metrics: Arc::new(Metrics::new()),
+    });
+    let mut writer = Writer {
+        shared: Arc::clone(&shared),
+        // The lock is this process's own: a second handle would find it taken.
+        ledger: Some(Ledger::unlocked(dir.path())),
+        late: Vec::new(),
+    };
+    let counts = StoreIvCounts { store: Arc::from("payments"), shared, current: RwLock::default() };
+    let count = counts.of("ledger", 1);
+    let mut reservations = 0;
+    for drawn in 1..=3 * BLOCK {
+        counts.draw(&count, 1);
+        if let Ok(Message::Reserve(count)) = waiting.try_recv() {
+            writer.reserve(count);
+            reservations += 1;
+            assert!(read() >= drawn, "{drawn}");
+        }
+        assert!(count.reserved.load(Ordering::Relaxed) >= drawn, "{drawn}");
+    }
+    assert_eq!(read(), count.reserved.load(Ordering::Relaxed));
+    assert!((3..=8).contains(&reservations), "{reservations} writes for three blocks");
+}
+
+#[tokio::test]
+async fn a_count_goes_on_where_the_disk_left_it_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let budget = open(dir.path());
+    let counts = store(&budget);
+    counts.draw_first(&counts.of("ledger", 1)).await;
+    // A copy of the folder is what a crash would leave.
+    let crashed = tempfile::tempdir().unwrap();
+    let folder = crashed.path().join("iv-budget");
+    std::fs::create_dir(&folder).unwrap();
+    for entry in std::fs::read_dir(dir.path().join("iv-budget")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    assert_eq!(on_disk(crashed.path())[&("ledger".into(), 1)], 1 + BLOCK);
+    let budget = open(crashed.path());
+    let counts = store(&budget);
+    counts.draw_first(&counts.of("ledger", 1)).await;
+    budget.close();
+    drop((counts, budget));
+    assert_eq!(on_disk(crashed.path())[&("ledger".into(), 1)], 2 + BLOCK);
+}
+
+#[test]
+fn two_processes_do_not_count_in_one_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = open(dir.path());
+    let second = IvBudget::open(&settings(dir.path()), &Arc::new(Metrics::new()));
+    assert!(matches!(second, Err(IvBudgetFault::InUse(_))));
+}
+
+#[test]
+fn a_damaged_count_is_not_taken_for_zero() {
+    for content in
+        ["", "{}", "{\"format\":2,\"store\":\"s\",\"externalKeyId\":\"k\",\"keyVersion\":1,\"drawn\":1}"]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let id = CountId { store: Arc::from("s"), key: "k".into(), version: 1 };
+        ledger.write(&id, 5).unwrap();
+        assert_eq!(ledger.read().unwrap(), [(id, 5)]);
+        drop(ledger);
+        let folder = std::fs::read_dir(dir.path().join("iv-budget")).unwrap();
+        let file = folder.map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some()).unwrap();
+        std::fs::write(&file, content).unwrap();
+        let opened = IvBudget::open(&settings(dir.path()), &Arc::new(Metrics::new()));
+        assert!(matches!(opened, Err(IvBudgetFault::Damaged(path)) if path == file), "{content}");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_is_tried_again_and_refuses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("iv-budget");
+    let metrics = Arc::new(Metrics::new());
+    let budget = IvBudget::open(&settings(dir.path()), &metrics).unwrap();
+    let counts = store(&budget);
+    std::fs::rename(&folder, dir.path().join("away")).unwrap();
+    counts.draw_first(&counts.of("ledger", 1)).await;
+    eventually("a write has failed", || metrics.iv_budget_write_failures.get() > 0).await;
+    std::fs::rename(dir.path().join("away"), &folder).unwrap();
+    let count = counts.of("ledger", 1);
+    eventually("it was tried again", || count.reserved.load(Ordering::Relaxed) > 0).await;
+    budget.close();
+    drop((counts, budget));
+    assert_eq!(on_disk(dir.path())[&("ledger".into(), 1)], 1);
+}
+
+#[tokio::test]
+async fn without_a_folder_counts_are_kept_in_memory() {
+    let settings = IvBudgetSettings { dir: None, share: 4 };
+    let metrics = Arc::new(Metrics::new());
+    let budget = IvBudget::open(&settings, &metrics).unwrap();
+    let counts = store(&budget);
+    for _ in 0..3 {
+        counts.draw_first(&counts.of("ledger", 1)).await;
+    }
+    let used = metrics.iv_budget_used.with_label_values(&["payments"]);
+    eventually("three quarters are used", || (used.get() - 0.75).abs() < 0.01).await;
+    assert_eq!(metrics.iv_budget_over_half.with_label_values(&["payments"]).get(), 1);
+    // The next version begins at zero, and the one before is no longer what encrypts.
+    counts.draw(&counts.of("ledger", 2), 1);
+    eventually("a quarter is used", || (used.get() - 0.25).abs() < 0.01).await;
+    budget.close();
+}
