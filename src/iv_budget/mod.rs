@@ -13,7 +13,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -74,7 +73,6 @@ pub enum IvBudgetFault {
 /// The counts of this proxy and the thread that keeps them on disk.
 pub struct IvBudget {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -86,7 +84,8 @@ struct Shared {
 
 enum Message {
     Reserve(Arc<IvCount>),
-    Close,
+    /// Answered when everything is written.
+    Close(flume::Sender<()>),
 }
 
 impl IvBudget {
@@ -108,8 +107,8 @@ impl IvBudget {
             Arc::new(Shared { share: settings.share, counts, messages, metrics: Arc::clone(metrics) });
         let writer = Writer { shared: Arc::clone(&shared), ledger, late: Vec::new() };
         let thread = std::thread::Builder::new().name("iv-budget".to_owned());
-        let thread = thread.spawn(move || writer.run(&waiting)).map_err(IvBudgetFault::Thread)?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        thread.spawn(move || writer.run(&waiting)).map_err(IvBudgetFault::Thread)?;
+        Ok(Self { shared })
     }
 
     /// The counts of one key store.
@@ -122,11 +121,12 @@ impl IvBudget {
         }
     }
 
-    /// Writes exact counts and ends the thread. Whatever is drawn from now on is not counted.
+    /// Writes exact counts and ends the thread. Whatever is drawn from now on is not counted. A disk that hangs is not
+    /// waited for: the counts stay too high.
     pub fn close(&self) {
-        let _ = self.shared.messages.send(Message::Close);
-        if let Some(thread) = lock(&self.thread).take() {
-            let _ = thread.join();
+        let (done, is_done) = flume::bounded(1);
+        if self.shared.messages.send(Message::Close(done)).is_ok() {
+            let _ = is_done.recv_timeout(2 * CLOSE_PATIENCE);
         }
     }
 }
@@ -242,7 +242,14 @@ impl Writer {
             match waiting.recv_timeout(TICK) {
                 Ok(Message::Reserve(count)) => self.reserve(count),
                 Err(flume::RecvTimeoutError::Timeout) => {}
-                Ok(Message::Close) | Err(flume::RecvTimeoutError::Disconnected) => return self.settle(),
+                Ok(Message::Close(done)) => {
+                    self.settle();
+                    // The lock goes before whoever waits goes on.
+                    drop(self);
+                    let _ = done.send(());
+                    return;
+                }
+                Err(flume::RecvTimeoutError::Disconnected) => return,
             }
             if looked_at.is_none_or(|at| at.elapsed() >= TICK) {
                 looked_at = Some(clock::now());

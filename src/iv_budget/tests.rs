@@ -168,3 +168,16 @@ async fn without_a_folder_counts_are_kept_in_memory() {
     eventually("a quarter is used", || (used.get() - 0.25).abs() < 0.01).await;
     budget.close();
 }
+
+/// Nobody answers: the thread hangs in the disk.
+#[test]
+fn the_end_does_not_wait_for_a_disk_that_hangs() {
+    let (messages, waiting) = flume::unbounded();
+    let metrics = Arc::new(Metrics::new());
+    let budget =
+        IvBudget { shared: Arc::new(Shared { share: 1000, counts: Mutex::default(), messages, metrics }) };
+    let began_at = clock::now();
+    budget.close();
+    assert!(began_at.elapsed() >= CLOSE_PATIENCE, "it was given time");
+    assert!(matches!(waiting.try_recv(), Ok(Message::Close(_))));
+}
