@@ -102,6 +102,27 @@ async fn what_the_sample_made_decrypts_with_and_without_static_metadata() {
     assert_eq!((&line["outcome"], &line["key_version"]), (&"ok".into(), &1.into()), "{line}");
 }
 
+/// Ciphertexts of the sample's layout that were made once, by neither this code nor the proxy's.
+#[tokio::test]
+async fn the_ciphertexts_on_file_decrypt_for_ever() {
+    let file: Value = serde_json::from_str(include_str!("golden/aws_sample.json")).unwrap();
+    let token = SoftHsm::empty();
+    token.tool(&["import", "--label", "old", "--value", file["key"].as_str().unwrap()]);
+    let keys = "[[stores.keys]]\nexternal_key_id = \"old\"\nlabel = \"old\"\n".to_owned();
+    let setup = Setup { store: BOTH.to_owned(), keys, ..Setup::default() };
+    let proxy = Proxy::start_on(&setup, token.into()).await;
+    let mut connection = proxy.connect(Http::Two).await;
+    let entries = file["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 16);
+    for entry in entries {
+        let aad = entry.get("additionalAuthenticatedData").map(bytes_of);
+        let body = decrypt_body(entry, aad.as_deref());
+        let answer = connection.send(&XksRequest::decrypt(&main_store(), "old", &body)).await;
+        assert_eq!(answer.status, 200, "{}: {:?}", entry["name"], answer.body);
+        assert_eq!(answer.json()["plaintext"], entry["plaintext"], "{}", entry["name"]);
+    }
+}
+
 /// The sample tells an absent AAD from an empty one.
 #[tokio::test]
 async fn what_was_authenticated_otherwise_is_refused() {
