@@ -150,7 +150,9 @@ impl Error {
                 ErrorName::InvalidKeyUsageException,
                 "The external key does not permit this operation in the key manager.",
             ),
-            Self::CiphertextMetadata | Self::UnknownKeyVersion(_) | Self::Hsm(HsmError::BadCiphertext) => (
+            Self::CiphertextMetadata
+            | Self::UnknownKeyVersion(_)
+            | Self::Hsm(HsmError::BadCiphertext { .. }) => (
                 ErrorName::InvalidCiphertextException,
                 "The ciphertext, its metadata, initialization vector, tag or the additional authenticated data is \
                  not what this key encrypted.",
@@ -193,7 +195,7 @@ mod tests {
             HsmError::KeyUnproven,
             HsmError::KeyDiffers,
             HsmError::KeyOfAnotherStore,
-            HsmError::BadCiphertext,
+            HsmError::BadCiphertext { is_certain: true },
             HsmError::QueueFull,
             HsmError::TooManySearches,
             HsmError::DeadlinePassed,

@@ -58,13 +58,15 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
     let uncommented: String = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            // A commented key, not prose: a word, =, a value; alternatives of what is given above stay out.
+            // A commented key, not prose: a word, =, a value. Alternatives of what is given above stay out, and those whose
+            // default is for the token to choose.
             Some(rest)
                 if rest
                     .split_once(" = ")
                     .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
-                    && !rest.starts_with("serial")
-                    && !rest.starts_with("slot_id") =>
+                    && !["serial", "slot_id", "profile", "iv_source"]
+                        .iter()
+                        .any(|key| rest.starts_with(key)) =>
             {
                 format!("{rest}\n")
             }
@@ -122,7 +124,12 @@ fn every_fault_is_reported_with_its_place() {
         (
             "# iv_source = \"os\"",
             "iv_source = \"dice\"",
-            "tokens[0].iv_source: must be one of \"os\", \"token\"",
+            "tokens[0].iv_source: must be one of \"os\", \"token\", \"written-back\", \"appended\"",
+        ),
+        (
+            "# profile = \"softhsm\"",
+            "profile = \"hsm\"",
+            "tokens[0].profile: must be one of \"softhsm\", \"kryoptic\", \"cloudhsm\"",
         ),
         ("# user_type = \"user\"", "user_type = \"root\"", "tokens[0].user_type: must be one of \"user\""),
         ("\"/payments\"", "\"payments\"", "stores[0].uri_path_prefix: is empty, or starts with a slash"),

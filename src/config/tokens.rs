@@ -9,7 +9,7 @@ use xks_spec::limits::MAX_HEALTH_RESULT_AGE;
 
 use super::read_secret;
 use super::reader::{Section, Table, Value};
-use crate::hsm::{IvSource, TokenSelector, TokenSettings, UserType};
+use crate::hsm::{IvSource, Profile, TokenSelector, TokenSettings, UserType};
 
 /// A key that was searched and not found is not searched again for so long.
 const MISS_MEMORY: Duration = Duration::from_secs(2);
@@ -55,8 +55,12 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
     };
     let environment: BTreeMap<_, _> =
         table.take("environment").map(|value| value.string_map()).unwrap_or_default().into_iter().collect();
-    let iv_source = table.take("iv_source").map_or(Some(IvSource::OperatingSystem), |value| {
-        value.one_of(&[("os", IvSource::OperatingSystem), ("token", IvSource::Token)])
+    let profile = read_optional(table, "profile", |value| {
+        let words: Vec<_> = Profile::all().iter().map(|profile| (profile.name, profile)).collect();
+        value.one_of(&words)
+    });
+    let iv_source = read_optional(table, "iv_source", |value| {
+        value.one_of(&IvSource::ALL.map(|source| (source.word(), source)))
     });
     let health_key_label = table.take("health_key_label").map_or(Some("xks-health"), |value| value.text());
     let sessions = table.take("sessions").map_or(Some(4), |value| value.integer(1..=1024));
@@ -71,6 +75,7 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
         pin: pin?,
         sessions: usize::try_from(sessions?).ok()?,
         queue_depth: usize::try_from(queue_depth?).ok()?,
+        profile: profile?,
         iv_source: iv_source?,
         health_key_label: health_key_label?.into(),
         probe_interval: times.probe,
@@ -80,6 +85,18 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
         stall_after: times.stuck_after,
         miss_memory: MISS_MEMORY,
     })
+}
+
+/// `Some(None)` where the key is absent, `None` where it is wrong.
+fn read_optional<'d, T>(
+    table: &mut Table<'d>,
+    name: &'static str,
+    read: impl FnOnce(&Value<'d>) -> Option<T>,
+) -> Option<Option<T>> {
+    match table.take(name) {
+        Some(value) => read(&value).map(Some),
+        None => Some(None),
+    }
 }
 
 struct Times {

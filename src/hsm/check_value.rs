@@ -55,7 +55,7 @@ impl CheckValue {
     ) -> Result<bool, HsmError> {
         match hsm.decrypt(key, Arc::new(self.0.clone()), AAD.into(), deadline).await.result {
             Ok(plaintext) => Ok(**plaintext == PLAINTEXT),
-            Err(HsmError::BadCiphertext) => Ok(false),
+            Err(HsmError::BadCiphertext { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }

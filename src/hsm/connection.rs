@@ -14,7 +14,9 @@ use cryptoki::types::AuthPin;
 use thiserror::Error;
 
 use super::ckr::Meaning;
+use super::iv::IvSource;
 use super::module::{Module, ModuleFault, Modules};
+use super::profiles::Profile;
 use super::token::{TokenSettings, UserType};
 use super::{Sealed, TokenIdentity, ckr};
 use crate::secret::{Secret, SecretFault};
@@ -50,6 +52,10 @@ pub(super) struct Connection {
     pub(super) slot: Slot,
     pub(super) identity: Arc<TokenIdentity>,
     pub(super) epoch: Epoch,
+    /// What is known of this kind of token.
+    pub(super) profile: &'static Profile,
+    /// Where IVs come from.
+    pub(super) iv_source: IvSource,
     /// What tells a bad tag from a broken token; there once the first probe has ended.
     pub(super) known_good: ArcSwapOption<KnownGood>,
     /// Why it ended, once it has: a lost token took its sessions along, otherwise they are still to be closed.
@@ -83,11 +89,14 @@ pub(super) fn connect(
     let session = module.pkcs11.open_rw_session(slot).map_err(|error| call_fault("C_OpenSession", &error))?;
     log_in(settings, &token, &session, rejected)?;
     let identity = Arc::new(identity(&token));
+    let profile = settings.profile.unwrap_or_else(|| Profile::of_manufacturer(&identity.manufacturer));
     let connection = Connection {
         module,
         slot,
         identity,
         epoch,
+        profile,
+        iv_source: settings.iv_source.unwrap_or(profile.iv_source.value),
         known_good: ArcSwapOption::empty(),
         lost: OnceLock::new(),
         encrypts_wrongly: AtomicBool::new(false),
@@ -95,7 +104,8 @@ pub(super) fn connect(
     Ok((connection, session))
 }
 
-fn find(module: &Module, selector: &TokenSelector) -> Result<(Slot, TokenInfo), ConnectionFault> {
+/// The one token that the selector means.
+pub(super) fn find(module: &Module, selector: &TokenSelector) -> Result<(Slot, TokenInfo), ConnectionFault> {
     let slots = module.pkcs11.get_slots_with_token().map_err(|error| call_fault("C_GetSlotList", &error))?;
     let mut found = None;
     let mut seen = Vec::new();
@@ -161,7 +171,8 @@ fn log_in(
     }
 }
 
-fn identity(token: &TokenInfo) -> TokenIdentity {
+/// What a token says of itself.
+pub(super) fn identity(token: &TokenInfo) -> TokenIdentity {
     let firmware = token.firmware_version();
     TokenIdentity {
         manufacturer: token.manufacturer_id().into(),

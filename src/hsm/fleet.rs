@@ -186,7 +186,7 @@ impl Fleet {
         let is_final = match &outcome.result {
             Ok(_) | Err(HsmError::DeadlinePassed) => true,
             // A key that could not prove itself is no judge.
-            Err(HsmError::BadCiphertext) => token.standing(&key.locator) == Some(Standing::Proven),
+            Err(HsmError::BadCiphertext { .. }) => token.standing(&key.locator) == Some(Standing::Proven),
             Err(_) => false,
         };
         Attempt { member, outcome, is_final }
@@ -399,7 +399,7 @@ impl Failures {
             HsmError::KeyDiffers | HsmError::KeyOfAnotherStore => 5,
             HsmError::KeyAmbiguous { .. } => 6,
             HsmError::KeyNotPermitted { .. } => 7,
-            HsmError::BadCiphertext => 8,
+            HsmError::BadCiphertext { .. } => 8,
             HsmError::KeyNotFound => 9,
         });
         worst.unwrap_or(HsmError::Worker)
@@ -494,7 +494,7 @@ mod tests {
         };
         let gone = HsmError::Unavailable("gone".into());
         assert_eq!(verdict(&[HsmError::KeyNotFound, gone.clone()]), gone);
-        assert_eq!(verdict(&[HsmError::BadCiphertext, gone.clone()]), gone);
+        assert_eq!(verdict(&[HsmError::BadCiphertext { is_certain: true }, gone.clone()]), gone);
         assert_eq!(verdict(&[HsmError::KeyNotFound, HsmError::KeyNotFound]), HsmError::KeyNotFound);
         assert_eq!(verdict(&[gone, HsmError::DeadlinePassed]), HsmError::DeadlinePassed);
         assert_eq!(verdict(&[HsmError::KeyNotFound, HsmError::KeyDiffers]), HsmError::KeyDiffers);

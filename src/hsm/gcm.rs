@@ -21,14 +21,39 @@ use cryptoki_sys::{
 };
 use zeroize::Zeroizing;
 
-use super::TAG_BYTES;
 use super::module::ModuleFault;
+use super::{Sealed, TAG_BYTES};
+
+/// Length of the IVs that we give, or give room for, in bytes.
+pub(super) const IV_BYTES: usize = 12;
+/// Length of the IVs that a token appends, in bytes.
+const APPENDED_IV_BYTES: usize = 16;
 
 const TAG_BITS: CK_ULONG = 8 * TAG_BYTES as CK_ULONG;
 
 type Init = unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_MECHANISM, CK_OBJECT_HANDLE) -> CK_RV;
 type Work =
     unsafe extern "C" fn(CK_SESSION_HANDLE, CK_BYTE_PTR, CK_ULONG, CK_BYTE_PTR, *mut CK_ULONG) -> CK_RV;
+
+/// A function that failed and its return code.
+pub(super) type Failure = (&'static str, RvError);
+
+/// The module encrypted, but the output's length is not that of ciphertext, tag and what else was expected. By the standard
+/// no C_Encrypt says this code.
+pub(super) const OTHER_LENGTH: Failure = ("C_Encrypt", RvError::EncryptedDataLenRange);
+/// The module encrypted, but under another IV than the one that it was given. The same holds for this code.
+pub(super) const OTHER_IV: Failure = ("C_Encrypt", RvError::EncryptedDataInvalid);
+
+/// Who makes the initialization vector of an encryption.
+#[derive(Clone, Copy)]
+pub(super) enum NewIv<'iv> {
+    /// We do.
+    Given(&'iv [u8; IV_BYTES]),
+    /// The token does, and writes it over the zeros that it is given.
+    WrittenBack,
+    /// The token does, and appends it to ciphertext and tag.
+    Appended,
+}
 
 /// The four functions of one module.
 pub(super) struct Gcm {
@@ -65,7 +90,8 @@ impl Gcm {
         }
     }
 
-    /// Encrypts with the IV given. The result is the ciphertext with its tag behind it.
+    /// Encrypts. Whether the IV may be used is for the caller to judge: one that the token should have written may be all
+    /// zero.
     ///
     /// # Errors
     /// The function that failed and its return code; the session may then be in the middle of an operation.
@@ -73,18 +99,31 @@ impl Gcm {
         &self,
         session: &Session,
         key: ObjectHandle,
-        iv: &[u8],
+        new_iv: NewIv<'_>,
         aad: &[u8],
         plaintext: &[u8],
-    ) -> Result<Vec<u8>, (&'static str, RvError)> {
-        let mut sealed = vec![0; plaintext.len() + TAG_BYTES];
+    ) -> Result<Sealed, Failure> {
+        let mut iv = match new_iv {
+            NewIv::Given(iv) => Iv::new(iv),
+            NewIv::WrittenBack => Iv::new(&[0; IV_BYTES]),
+            NewIv::Appended => Iv::new(&[]),
+        };
+        let appended_bytes = if matches!(new_iv, NewIv::Appended) { APPENDED_IV_BYTES } else { 0 };
+        let mut output = vec![0; plaintext.len() + TAG_BYTES + appended_bytes];
         let functions = (self.encrypt_init, self.encrypt);
-        let written = call(functions, session, key, iv, aad, plaintext, &mut sealed)
+        let written = call(functions, session, key, &mut iv, aad, plaintext, &mut output)
             .map_err(|(is_init, code)| (if is_init { "C_EncryptInit" } else { "C_Encrypt" }, code))?;
-        if written != sealed.len() {
-            return Err(("C_Encrypt", RvError::EncryptedDataLenRange));
+        if written != output.len() {
+            return Err(OTHER_LENGTH);
         }
-        Ok(sealed)
+        let iv = match new_iv {
+            // QUIRK(protectserver): in FIPS mode it puts its own IV in place of the caller's
+            // (https://thalesdocs.com/gphsm/ptk/protectserver3/docs/ps_ptk_docs/ptkc_programming/ptkc_mechs/ckm_aes_gcm_old).
+            NewIv::Given(given) if iv.bytes() != given => return Err(OTHER_IV),
+            NewIv::Given(_) | NewIv::WrittenBack => iv.bytes().to_vec(),
+            NewIv::Appended => output.split_off(plaintext.len() + TAG_BYTES),
+        };
+        Ok(Sealed { iv, ciphertext_and_tag: output })
     }
 
     /// Decrypts `sealed`, a ciphertext with its tag behind it, into a buffer that is wiped when dropped.
@@ -98,14 +137,14 @@ impl Gcm {
         iv: &[u8],
         aad: &[u8],
         sealed: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, (&'static str, RvError)> {
+    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let Some(plaintext_bytes) = sealed.len().checked_sub(TAG_BYTES) else {
             return Err(("C_Decrypt", RvError::EncryptedDataLenRange));
         };
         // QUIRK(softhsm): it asks for room for the tag too (SoftHSM.cpp, SymDecrypt).
         let mut plaintext = Zeroizing::new(vec![0; sealed.len()]);
         let functions = (self.decrypt_init, self.decrypt);
-        let written = call(functions, session, key, iv, aad, sealed, &mut plaintext)
+        let written = call(functions, session, key, &mut Iv::new(iv), aad, sealed, &mut plaintext)
             .map_err(|(is_init, code)| (if is_init { "C_DecryptInit" } else { "C_Decrypt" }, code))?;
         if written != plaintext_bytes {
             return Err(("C_Decrypt", RvError::EncryptedDataLenRange));
@@ -115,24 +154,42 @@ impl Gcm {
     }
 }
 
+/// An IV in memory that a module may write to: the interface is not const-correct, and some modules write more than asked.
+struct Iv {
+    with_slack: Vec<u8>,
+    length: usize,
+}
+
+impl Iv {
+    fn new(iv: &[u8]) -> Self {
+        Self { with_slack: [iv, &[0; 16]].concat(), length: iv.len() }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.with_slack[..self.length]
+    }
+
+    /// Null where there is none: a module that makes the IV itself takes any pointer for one.
+    fn pointer(&mut self) -> CK_BYTE_PTR {
+        if self.length == 0 { ptr::null_mut() } else { self.with_slack.as_mut_ptr() }
+    }
+}
+
 /// Init and work; returns how many bytes were written. The error says whether it was init that failed.
 fn call(
     (init, work): (Init, Work),
     session: &Session,
     key: ObjectHandle,
-    iv: &[u8],
+    iv: &mut Iv,
     aad: &[u8],
     input: &[u8],
     output: &mut [u8],
 ) -> Result<usize, (bool, RvError)> {
-    // The interface is not const-correct: a module may write an IV back, so it gets a copy of its own.
-    let mut iv = [iv, &[0; 16]].concat();
-    let iv_bytes = iv.len() - 16;
     let mut parameters = CK_GCM_PARAMS {
-        pIv: iv.as_mut_ptr(),
-        ulIvLen: length(iv_bytes),
+        pIv: iv.pointer(),
+        ulIvLen: length(iv.length),
         // QUIRK(luna): reads the length in bits, which PKCS#11 2.40 left out.
-        ulIvBits: length(8 * iv_bytes),
+        ulIvBits: length(8 * iv.length),
         pAAD: if aad.is_empty() { ptr::null_mut() } else { aad.as_ptr().cast_mut() },
         ulAADLen: length(aad.len()),
         ulTagBits: TAG_BITS,
@@ -143,8 +200,8 @@ fn call(
         ulParameterLen: length(size_of::<CK_GCM_PARAMS>()),
     };
     // SAFETY: the session and the object belong to this module, since both came from it through `cryptoki` and the
-    // caller's connection holds the two together. Mechanism, parameters, IV and AAD live until this function ends,
-    // which is after the operation that refers to them.
+    // caller's connection holds the two together. Mechanism, parameters and AAD live until this function ends and the IV
+    // longer, which is after the operation that refers to them; nobody else touches the IV meanwhile.
     let code = unsafe { init(session.handle(), &raw mut mechanism, key.handle()) };
     check(code).map_err(|code| (true, code))?;
     let mut written = length(output.len());

@@ -11,7 +11,7 @@ use super::ckr::{self, Meaning};
 use super::connection::{Connection, ConnectionFault, Rejection, connect};
 use super::keys::{Enumeration, KeyEntry, SearchFault};
 use super::module::Modules;
-use super::probe::{self, ProbeKey, Term};
+use super::probe::{self, ProbeFault, ProbeKey, Term};
 use super::token::Shared;
 use super::{HealthStatus, HsmError, KeyLocator};
 use crate::clock;
@@ -109,7 +109,8 @@ fn report(shared: &Shared, term: Term, fault: &ConnectionFault, pin_was_rejected
     }
 }
 
-/// Serves one connection until it is lost; true if it ever worked.
+/// Serves one connection until it is lost; true if it ever worked. One whose ciphertexts are not proven to be good never
+/// begins to.
 fn serve(
     shared: &Shared,
     term: Term,
@@ -119,10 +120,10 @@ fn serve(
 ) -> Result<bool, Stopped> {
     let mut keeper = Keeper::new(shared, term, connection, session);
     keeper.probe()?;
-    let has_worked = !keeper.is_lost;
-    if has_worked {
-        keeper.shared.connect(connection);
+    if !keeper.is_proven || keeper.is_lost {
+        return Ok(false);
     }
+    keeper.shared.connect(connection);
     while !keeper.is_lost && !shared.is_lost(connection.epoch) {
         keeper.inside_module(Keeper::index_step)?;
         match messages.recv_deadline(keeper.next_wake()) {
@@ -141,7 +142,7 @@ fn serve(
             keeper.probe()?;
         }
     }
-    Ok(has_worked)
+    Ok(true)
 }
 
 struct Keeper<'a> {
@@ -160,6 +161,8 @@ struct Keeper<'a> {
     indexed_at: Instant,
     probe_key: Option<ProbeKey>,
     has_warned: bool,
+    /// The token has made good ciphertexts on this connection.
+    is_proven: bool,
     is_lost: bool,
 }
 
@@ -180,6 +183,7 @@ impl<'a> Keeper<'a> {
             indexed_at: now,
             probe_key: None,
             has_warned: false,
+            is_proven: false,
             is_lost: false,
         }
     }
@@ -218,8 +222,15 @@ impl<'a> Keeper<'a> {
     }
 
     fn probe(&mut self) -> Result<(), Stopped> {
-        let (status, reason) = self.inside_module(Self::measure)?;
-        if let Some(reason) = reason.as_ref().filter(|_| self.is_lost) {
+        let (mut status, reason) = self.inside_module(Self::measure)?;
+        if !self.is_proven {
+            // It does not serve before it has shown that what it encrypts decrypts.
+            status = HealthStatus::Unavailable;
+            let reason = reason.as_deref().unwrap_or("there is no key to probe with");
+            if self.shared.set_unavailable(reason) {
+                tracing::error!(token = %self.shared.settings.name, %reason, "the token is not usable");
+            }
+        } else if let Some(reason) = reason.as_ref().filter(|_| self.is_lost) {
             self.shared.set_unavailable(reason);
         }
         self.shared.probe.end(self.term, status, reason);
@@ -244,32 +255,49 @@ impl<'a> Keeper<'a> {
             return (status, Some(reason));
         }
         let Some(key) = &self.probe_key else { return (HealthStatus::Degraded, None) };
+        if !self.is_proven {
+            return match probe::prove_and_probe(self.connection, self.session, key) {
+                Ok(()) => {
+                    self.is_proven = true;
+                    (HealthStatus::Active, None)
+                }
+                Err(fault) => {
+                    let reason = probe::refusal(self.connection, self.session, key, fault);
+                    self.fail(fault, reason)
+                }
+            };
+        }
         let first = probe::probe(self.connection, self.session, key);
-        let is_wrong = first.is_err_and(probe::says_that_it_does_not_decrypt)
-            && probe::probe(self.connection, self.session, key)
-                .is_err_and(probe::says_that_it_does_not_decrypt);
+        let is_wrong = first.is_err_and(ProbeFault::makes_bad_ciphertexts)
+            && probe::probe(self.connection, self.session, key).is_err_and(ProbeFault::makes_bad_ciphertexts);
         self.connection.encrypts_wrongly.store(is_wrong, Ordering::Relaxed);
         match first {
             Ok(()) => (HealthStatus::Active, None),
-            Err(failure) => {
-                let reason = probe::failure_reason(failure);
+            Err(fault) => {
+                let reason: Arc<str> = format!("the health probe failed: {fault}").into();
                 tracing::error!(token = %self.shared.settings.name, %reason, "the token failed its health probe");
-                let meaning = ckr::meaning(failure.1);
-                self.shared.metrics.failed(meaning.label());
-                match meaning {
-                    Meaning::KeyGone | Meaning::KeyNotPermitted => {
-                        self.probe_key = None;
-                        (HealthStatus::Degraded, Some(reason))
-                    }
-                    Meaning::SessionLost | Meaning::LoginLost | Meaning::TokenLost => {
-                        self.is_lost = true;
-                        let _ = self.connection.lost.set(meaning);
-                        (HealthStatus::Unavailable, Some(reason))
-                    }
-                    _ => (HealthStatus::Unavailable, Some(reason)),
-                }
+                self.fail(fault, reason)
             }
         }
+    }
+
+    /// What a failed probe means for the token.
+    fn fail(&mut self, fault: ProbeFault, reason: Arc<str>) -> (HealthStatus, Option<Arc<str>>) {
+        let meaning = fault.meaning();
+        self.shared.metrics.failed(meaning.label());
+        let status = match meaning {
+            Meaning::KeyGone | Meaning::KeyNotPermitted => {
+                self.probe_key = None;
+                HealthStatus::Degraded
+            }
+            Meaning::SessionLost | Meaning::LoginLost | Meaning::TokenLost => {
+                self.is_lost = true;
+                let _ = self.connection.lost.set(meaning);
+                HealthStatus::Unavailable
+            }
+            _ => HealthStatus::Unavailable,
+        };
+        (status, Some(reason))
     }
 
     /// Finds or makes the key to probe with; the reason where neither can be.
@@ -300,16 +328,15 @@ impl<'a> Keeper<'a> {
                     ckr::meaning(code),
                     Meaning::SessionLost | Meaning::LoginLost | Meaning::TokenLost
                 );
-                let reason: Arc<str> =
-                    format!("there is no health key and no session key can be made ({})", ckr::name(code))
-                        .into();
-                if !std::mem::replace(&mut self.has_warned, true) {
-                    tracing::warn!(
-                        token = %self.shared.settings.name,
-                        %reason,
-                        "health cannot be measured: make an AES-256 key with the label {label:?} that may encrypt and \
-                         decrypt, sensitive and not extractable, and map it to no external key"
-                    );
+                let reason: Arc<str> = format!(
+                    "there is no health key and no session key can be made ({}): make an AES-256 key with the label \
+                     {label:?} that may encrypt and decrypt, sensitive and not extractable, and map it to no external key",
+                    ckr::name(code)
+                )
+                .into();
+                // While the token stays out for it, that is logged in its place.
+                if self.is_proven && !std::mem::replace(&mut self.has_warned, true) {
+                    tracing::warn!(token = %self.shared.settings.name, %reason, "health cannot be measured");
                 }
                 Some((HealthStatus::Degraded, reason))
             }

@@ -9,17 +9,11 @@ use zeroize::Zeroizing;
 
 use super::ckr::{self, Meaning};
 use super::connection::Connection;
+use super::gcm::Failure;
 use super::keys::{self, IvGuard, KeyEntry};
-use super::token::IvSource;
 use super::{HsmError, KeyAttributes, Sealed};
 use crate::clock;
 use crate::metrics::TokenMetrics;
-
-/// Length of the IVs that we make, in bytes.
-const IV_BYTES: usize = 12;
-
-/// A function that failed and its return code.
-type Failure = (&'static str, RvError);
 
 /// What a failed decryption says of the ciphertext.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,21 +26,11 @@ enum Verdict {
     None,
 }
 
-/// Only C_Decrypt has seen the ciphertext.
-fn verdict((call, code): Failure) -> Verdict {
-    match ckr::meaning(code) {
-        Meaning::BadTag if call == "C_Decrypt" => Verdict::BadTag,
-        Meaning::BadTagOrFault if call == "C_Decrypt" => Verdict::Open,
-        _ => Verdict::None,
-    }
-}
-
 /// A session with its connection. Lives on one thread.
 pub(super) struct Lane {
     /// `None` after the session was lost and no other could be opened.
     session: Option<Session>,
     pub(super) connection: Arc<Connection>,
-    iv_source: IvSource,
     ivs: Arc<IvGuard>,
     metrics: TokenMetrics,
     /// What the session's failures said of the whole connection.
@@ -57,14 +41,12 @@ impl Lane {
     /// Opens a session. The login is the application's, so that a new session has it.
     pub(super) fn open(
         connection: &Arc<Connection>,
-        iv_source: IvSource,
         ivs: &Arc<IvGuard>,
         metrics: &TokenMetrics,
     ) -> Result<Self, (HsmError, Option<Meaning>)> {
         let mut lane = Self {
             session: None,
             connection: Arc::clone(connection),
-            iv_source,
             ivs: Arc::clone(ivs),
             metrics: metrics.clone(),
             lost: None,
@@ -108,12 +90,12 @@ impl Lane {
             return Err(HsmError::Unavailable("what it encrypts does not decrypt".into()));
         }
         let sealed = self.with_session(|lane, session| {
-            let iv = lane.fresh_iv(session)?;
             let started = clock::now();
-            let ciphertext_and_tag =
-                lane.connection.module.gcm.encrypt(session, key.handle, &iv, aad, plaintext)?;
+            let connection = &lane.connection;
+            let sealed =
+                connection.iv_source.encrypt(&connection.module.gcm, session, key.handle, aad, plaintext)?;
             lane.metrics.encrypted(started.elapsed());
-            Ok(Sealed { iv: iv.to_vec(), ciphertext_and_tag })
+            Ok(sealed)
         });
         let sealed = sealed.map_err(|failure| self.error(failure))?;
         // SPEC(ENC-IV-001): MUST be 12 or 16 bytes. INVARIANT of the product: no ciphertext leaves under an IV that is zero or was the one before.
@@ -130,20 +112,27 @@ impl Lane {
     ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
         self.require_epoch(key)?;
         let mut outcome = self.try_decrypt(key, sealed, aad);
-        if outcome.as_ref().is_err_and(|failure| verdict(*failure) == Verdict::Open)
-            && self.token_still_decrypts()
-        {
+        let token_works = self.verdict(&outcome) == Verdict::Open && self.token_still_decrypts();
+        if token_works {
             // Only what fails again is the ciphertext's fault: the first time it may have been the token's.
-            outcome =
-                self.try_decrypt(key, sealed, aad).map_err(|(call, code)| match verdict((call, code)) {
-                    Verdict::Open => (call, RvError::EncryptedDataInvalid),
-                    _ => (call, code),
-                });
+            outcome = self.try_decrypt(key, sealed, aad);
         }
-        outcome.map_err(|failure| match verdict(failure) {
-            Verdict::BadTag => HsmError::BadCiphertext,
-            _ => self.error(failure),
+        let verdict = self.verdict(&outcome);
+        outcome.map_err(|failure| match verdict {
+            Verdict::BadTag => HsmError::BadCiphertext { is_certain: true },
+            Verdict::Open if token_works => HsmError::BadCiphertext { is_certain: false },
+            Verdict::Open | Verdict::None => self.error(failure),
         })
+    }
+
+    /// What a decryption says of the ciphertext: only C_Decrypt has seen it.
+    fn verdict(&self, outcome: &Result<Zeroizing<Vec<u8>>, Failure>) -> Verdict {
+        let Err(("C_Decrypt", code)) = outcome else { return Verdict::None };
+        match self.connection.profile.meaning(*code) {
+            Meaning::BadTag => Verdict::BadTag,
+            Meaning::BadTagOrFault => Verdict::Open,
+            _ => Verdict::None,
+        }
     }
 
     fn try_decrypt(
@@ -224,20 +213,6 @@ impl Lane {
         if !matches!(code, RvError::OperationActive | RvError::OperationNotInitialized) {
             std::mem::forget(session);
         }
-    }
-
-    fn fresh_iv(&self, session: &Session) -> Result<[u8; IV_BYTES], Failure> {
-        let mut iv = [0; IV_BYTES];
-        match self.iv_source {
-            IvSource::OperatingSystem => {
-                getrandom::fill(&mut iv).map_err(|_| ("getrandom", RvError::RandomNoRng))?;
-            }
-            IvSource::Token => {
-                let filled = session.generate_random_slice(&mut iv);
-                filled.map_err(|error| ("C_GenerateRandom", ckr::code_of(&error)))?;
-            }
-        }
-        Ok(iv)
     }
 
     /// What a failure means to whoever asked; notes what it means for the connection.

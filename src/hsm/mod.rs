@@ -10,12 +10,14 @@ mod connection;
 mod fleet;
 mod gcm;
 mod hedge;
+mod iv;
 mod keeper;
 mod keys;
 mod lane;
 mod manage;
 mod module;
 mod probe;
+mod profiles;
 mod searches;
 mod threads;
 mod token;
@@ -35,9 +37,11 @@ pub use check_value::{CheckValue, CheckValueFault};
 pub use connection::{ConnectionFault, Rejection, TokenSelector};
 pub use fleet::Fleet;
 pub use hedge::HedgeSettings;
+pub use iv::IvSource;
 pub use manage::{KeyManager, ManageFault, ManagedKey};
 pub use module::{ModuleFault, Modules};
-pub use token::{IvSource, Token, TokenSettings, UserType};
+pub use profiles::Profile;
+pub use token::{Token, TokenSettings, UserType};
 
 /// Length of an AES-GCM authentication tag, in bytes.
 pub const TAG_BYTES: usize = 16;
@@ -59,7 +63,8 @@ pub trait Hsm: Send + Sync {
         deadline: Deadline,
     ) -> HsmFuture<'a, Sealed>;
 
-    /// Decrypts. [`HsmError::BadCiphertext`] is a proven verdict on the ciphertext, never a fault of the token.
+    /// Decrypts. [`HsmError::BadCiphertext`] is a proven verdict on the ciphertext, never a fault of the token; it says
+    /// how it was proven.
     fn decrypt<'a>(
         &'a self,
         key: &'a KeyMaterial,
@@ -291,7 +296,11 @@ pub enum HsmError {
     },
     /// The tag does not fit ciphertext, IV and AAD.
     #[error("the authentication tag does not match")]
-    BadCiphertext,
+    BadCiphertext {
+        /// The return code says so and can mean nothing else. Otherwise it could have been the token's fault as well, and
+        /// the verdict rests on another ciphertext that did decrypt on the same session, before the same failed again.
+        is_certain: bool,
+    },
     /// Every session is busy and the queue is full.
     #[error("the token's queue is full")]
     QueueFull,

@@ -1,15 +1,18 @@
 //! The health probe: a real encryption and decryption under a test key that no store can reach.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cryptoki::error::{Error, RvError};
+use cryptoki::error::Error;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 
 use super::ckr::Meaning;
 use super::connection::{Connection, KnownGood};
+use super::gcm::{self, Failure};
+use super::iv::IvSource;
 use super::{HealthStatus, Sealed, ckr};
 use crate::clock;
 
@@ -143,38 +146,143 @@ impl ProbeKey {
     }
 }
 
-/// Encrypts and decrypts once; leaves the ciphertext as the one that is known to be good.
-pub(super) fn probe(
+/// What came of a probe that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProbeFault {
+    /// A call failed.
+    Call(Failure),
+    /// What was encrypted decrypts to something else.
+    OtherPlaintext,
+    /// The IV is all zero.
+    ZeroIv,
+    /// The IV is that of the encryption before.
+    RepeatedIv,
+}
+
+impl ProbeFault {
+    /// What it means for the connection.
+    pub(super) fn meaning(self) -> Meaning {
+        match self {
+            Self::Call((_, code)) => ckr::meaning(code),
+            Self::OtherPlaintext | Self::ZeroIv | Self::RepeatedIv => Meaning::Fault,
+        }
+    }
+
+    /// Whether what was encrypted does not decrypt to the same, or betrays plaintexts: none of it may leave.
+    pub(super) fn makes_bad_ciphertexts(self) -> bool {
+        match self {
+            Self::Call((call, code)) => {
+                let is_bad_tag = matches!(ckr::meaning(code), Meaning::BadTag | Meaning::BadTagOrFault);
+                call == "C_Decrypt" && is_bad_tag
+            }
+            Self::OtherPlaintext | Self::ZeroIv | Self::RepeatedIv => true,
+        }
+    }
+}
+
+impl fmt::Display for ProbeFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Call(gcm::OTHER_LENGTH) => f.write_str(
+                "C_Encrypt returned more or less than ciphertext, tag and IV where one is expected",
+            ),
+            Self::Call(gcm::OTHER_IV) => f.write_str("C_Encrypt put another IV in place of the one given"),
+            Self::Call((call, code)) => write!(f, "{call} said {}", ckr::name(*code)),
+            Self::OtherPlaintext => {
+                f.write_str("what was encrypted decrypted to something else than it had been")
+            }
+            Self::ZeroIv => f.write_str("the initialization vector was all zero"),
+            Self::RepeatedIv => f.write_str("two encryptions had the same initialization vector"),
+        }
+    }
+}
+
+/// Encrypts and decrypts once as requests do; leaves the ciphertext as the one that is known to be good.
+pub(super) fn probe(connection: &Connection, session: &Session, key: &ProbeKey) -> Result<(), ProbeFault> {
+    let sealed = round_trip(connection, session, key, connection.iv_source)?;
+    let known_good = Some(Arc::new(KnownGood { key: key.handle(), sealed }));
+    let before = connection.known_good.swap(known_good.clone());
+    let (Some(before), Some(now)) = (before, known_good) else { return Ok(()) };
+    if before.sealed.iv == now.sealed.iv { Err(ProbeFault::RepeatedIv) } else { Ok(()) }
+}
+
+/// Whether a token makes good ciphertexts with IVs from `source`: two encryptions under different IVs, neither of them
+/// all zero, that decrypt.
+pub(super) fn prove(
     connection: &Connection,
     session: &Session,
     key: &ProbeKey,
-) -> Result<(), (&'static str, RvError)> {
+    source: IvSource,
+) -> Result<(), ProbeFault> {
+    let first = round_trip(connection, session, key, source)?;
+    let second = round_trip(connection, session, key, source)?;
+    if first.iv == second.iv { Err(ProbeFault::RepeatedIv) } else { Ok(()) }
+}
+
+fn round_trip(
+    connection: &Connection,
+    session: &Session,
+    key: &ProbeKey,
+    source: IvSource,
+) -> Result<Sealed, ProbeFault> {
     // SPEC(HEALTH-DEEP-001, HEALTH-DEEP-002, HEALTH-DEEP-003): SHOULD do cryptography, not just reach the key manager.
-    let gcm = &connection.module.gcm;
-    let mut iv = [0; 12];
-    getrandom::fill(&mut iv).map_err(|_| ("getrandom", RvError::RandomNoRng))?;
-    let ciphertext_and_tag = gcm.encrypt(session, key.handle(), &iv, AAD, PLAINTEXT)?;
-    let plaintext = gcm.decrypt(session, key.handle(), &iv, AAD, &ciphertext_and_tag)?;
-    if *plaintext != PLAINTEXT {
-        return Err(("C_Decrypt", RvError::DataInvalid));
+    let (gcm, key) = (&connection.module.gcm, key.handle());
+    let sealed = source.encrypt(gcm, session, key, AAD, PLAINTEXT).map_err(ProbeFault::Call)?;
+    if sealed.iv.iter().all(|byte| *byte == 0) {
+        return Err(ProbeFault::ZeroIv);
     }
-    let sealed = Sealed { iv: iv.to_vec(), ciphertext_and_tag };
-    connection.known_good.store(Some(Arc::new(KnownGood { key: key.handle(), sealed })));
-    Ok(())
+    let plaintext =
+        gcm.decrypt(session, key, &sealed.iv, AAD, &sealed.ciphertext_and_tag).map_err(ProbeFault::Call)?;
+    if *plaintext == PLAINTEXT { Ok(sealed) } else { Err(ProbeFault::OtherPlaintext) }
 }
 
-/// Whether a failed probe says that what was encrypted does not decrypt to the same.
-pub(super) fn says_that_it_does_not_decrypt((call, code): (&'static str, RvError)) -> bool {
-    let is_bad_tag = matches!(ckr::meaning(code), Meaning::BadTag | Meaning::BadTagOrFault);
-    call == "C_Decrypt" && (is_bad_tag || code == RvError::DataInvalid)
+/// What a token must pass at every connect before it serves.
+pub(super) fn prove_and_probe(
+    connection: &Connection,
+    session: &Session,
+    key: &ProbeKey,
+) -> Result<(), ProbeFault> {
+    prove(connection, session, key, connection.iv_source)?;
+    probe(connection, session, key)
 }
 
-/// The reason that a failed probe gives.
-pub(super) fn failure_reason((call, code): (&'static str, RvError)) -> Arc<str> {
-    if code == RvError::DataInvalid {
-        return "the health probe decrypted to something else than it had encrypted".into();
+/// Why a token with that fault stays out, and what to set where another IV source works.
+pub(super) fn refusal(
+    connection: &Connection,
+    session: &Session,
+    key: &ProbeKey,
+    fault: ProbeFault,
+) -> Arc<str> {
+    match fault.meaning() {
+        Meaning::SessionLost | Meaning::LoginLost | Meaning::TokenLost => {
+            return format!("the health probe failed: {fault}").into();
+        }
+        Meaning::KeyGone | Meaning::KeyNotPermitted => {
+            return format!(
+                "the health key cannot prove that the token works: {fault}; it must be an AES-256 key that may encrypt and \
+                 decrypt"
+            )
+            .into();
+        }
+        _ => {}
     }
-    format!("the health probe failed: {call} said {}", ckr::name(code)).into()
+    let works = |source: &IvSource| prove(connection, session, key, *source).is_ok();
+    let used = connection.iv_source;
+    if works(&used) {
+        return format!("the health probe failed once: {fault}").into();
+    }
+    let working: Vec<_> =
+        IvSource::ALL.into_iter().filter(works).map(|source| format!("iv_source = \"{source}\"")).collect();
+    let advice = if working.is_empty() {
+        "no other IV source works either".to_owned()
+    } else {
+        format!("set {} for this token, which works", working.join(" or "))
+    };
+    let profile = connection.profile.name;
+    format!(
+        "with iv_source = \"{used}\" (profile \"{profile}\") it makes no good ciphertexts: {fault}; {advice}"
+    )
+    .into()
 }
 
 #[cfg(test)]

@@ -14,11 +14,13 @@ use zeroize::Zeroizing;
 use super::breaker::Breaker;
 use super::ckr::Meaning;
 use super::connection::{Connection, Epoch, TokenSelector};
+use super::iv::IvSource;
 use super::keeper::Message;
 use super::keys::{IvGuard, KeyEntry, KeyIndex, Standing, StoreId};
 use super::lane::Lane;
 use super::module::Modules;
 use super::probe::ProbeState;
+use super::profiles::Profile;
 use super::searches::Searches;
 use super::threads::Threads;
 use super::workers::{Board, Job, Task};
@@ -44,15 +46,6 @@ pub enum UserType {
     Vendor(u32),
 }
 
-/// Where initialization vectors come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IvSource {
-    /// The operating system's random source: costs no call to the token.
-    OperatingSystem,
-    /// The token's random source (C_GenerateRandom), where an auditor wants it.
-    Token,
-}
-
 /// How a token is reached and used.
 #[derive(Clone, Debug)]
 pub struct TokenSettings {
@@ -72,8 +65,10 @@ pub struct TokenSettings {
     pub sessions: usize,
     /// Jobs that may wait for a session.
     pub queue_depth: usize,
-    /// Where IVs come from.
-    pub iv_source: IvSource,
+    /// What kind of token it is; `None` for the profile of the manufacturer that it states.
+    pub profile: Option<&'static Profile>,
+    /// Where IVs come from; `None` where the profile says.
+    pub iv_source: Option<IvSource>,
     /// Label of the key that health probes use and no store can reach.
     pub health_key_label: Box<str>,
     /// Time between health probes.
@@ -470,7 +465,7 @@ impl Token {
     pub(super) fn note_outcome<T>(&self, outcome: &Outcome<T>) {
         let breaker = &self.shared.breaker;
         match &outcome.result {
-            Ok(_) | Err(HsmError::BadCiphertext) => breaker.note_success(),
+            Ok(_) | Err(HsmError::BadCiphertext { .. }) => breaker.note_success(),
             Err(HsmError::Device { .. } | HsmError::Worker | HsmError::UnsafeIv | HsmError::Stalled) => {
                 if breaker.note_failure() {
                     self.shared.breaker_opened("it failed several times in a row");

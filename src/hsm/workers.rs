@@ -230,7 +230,7 @@ fn match_connection(lane: &mut Option<Lane>, shared: &Shared) -> Result<(), HsmE
         if let Some(old) = lane.take() {
             old.abandon();
         }
-        let opened = Lane::open(&connection, shared.settings.iv_source, &shared.ivs, &shared.metrics);
+        let opened = Lane::open(&connection, &shared.ivs, &shared.metrics);
         *lane = Some(opened.map_err(|(error, lost)| {
             if let Some(meaning) = lost {
                 shared.lose(connection.epoch, meaning);

@@ -95,7 +95,7 @@ impl Work<'_> {
             context.store.hsm.decrypt(&self.version.material, sealed, framed, context.deadline).await;
         match context.note(outcome) {
             Ok(plaintext) => Ok(plaintext.ct_eq(&self.plaintext).into()),
-            Err(HsmError::BadCiphertext) => Ok(false),
+            Err(HsmError::BadCiphertext { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

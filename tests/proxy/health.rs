@@ -168,40 +168,72 @@ async fn without_a_health_key_a_session_key_is_made_once_until_there_is_one() {
     assert_eq!(rig.faults.calls(Function::GenerateKey), 1);
 }
 
+/// A proxy that serves on a token that has lost its health key and allows no session key.
+async fn rig_that_lost_its_health_key() -> Rig {
+    let rig = Rig::start(setup("")).await;
+    rig.faults.set(NO_SESSION_KEY);
+    rig.proxy.token.tool(&["destroy", "--label", "xks-health"]);
+    rig.wait_for_health("DEGRADED").await;
+    rig
+}
+
+const NO_SESSION_KEY: &str = "C_GenerateKey fail=CKR_FUNCTION_NOT_SUPPORTED";
+
+fn assert_says_what_key_to_make(text: &str) {
+    for word in ["xks-health", "AES-256", "encrypt", "decrypt", "CKR_FUNCTION_NOT_SUPPORTED"] {
+        assert!(text.contains(word), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn without_any_key_to_prove_itself_with_a_token_stays_out_and_the_log_says_once_what_to_do() {
+    let rig = Rig::start_with_faults(setup(""), token_without_health_key(), NO_SESSION_KEY);
+    rig.wait_for_health("UNAVAILABLE").await;
+    assert_eq!(readiness(&rig).await, NOT_READY);
+    assert!(is_internal(&rig.client().await.encrypt("demo").await));
+    rig.faults.wait_for("three tries", |counts| counts.calls(Function::GenerateKey) >= 3).await;
+    let lines = rig.proxy.log_lines();
+    let errors: Vec<_> = lines.iter().filter(|line| line["message"] == "the token is not usable").collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_says_what_key_to_make(errors[0]["reason"].as_str().unwrap());
+    let (code, text) = rig.check();
+    assert_eq!(code, Some(1));
+    assert_says_what_key_to_make(&text);
+
+    rig.proxy.token.generate("xks-health", &[]);
+    rig.wait_for_health("ACTIVE").await;
+    rig.wait_until_it_serves().await;
+}
+
 #[tokio::test]
 async fn without_any_key_to_probe_with_health_is_degraded_and_the_log_says_once_what_to_do() {
-    let rule = "C_GenerateKey fail=CKR_FUNCTION_NOT_SUPPORTED";
-    let rig = Rig::start_with_faults(setup(""), token_without_health_key(), rule);
-    rig.wait_for_health("DEGRADED").await;
+    let rig = rig_that_lost_its_health_key().await;
     assert_eq!(readiness(&rig).await, READY, "it can serve");
     rig.wait_until_it_serves().await;
     rig.faults.wait_for("five probes", |counts| counts.calls(Function::GenerateKey) >= 5).await;
     let lines = rig.proxy.log_lines();
     let warnings: Vec<_> = lines.iter().filter(|line| line["level"] == "WARN").collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    let message = warnings[0]["message"].as_str().unwrap();
-    for word in ["\"xks-health\"", "AES-256", "encrypt", "decrypt"] {
-        assert!(message.contains(word), "{message}");
-    }
-    assert!(warnings[0]["reason"].as_str().unwrap().contains("CKR_FUNCTION_NOT_SUPPORTED"));
-    let (code, text) = rig.check();
-    assert!(text.contains("degraded"), "{code:?} {text}");
+    assert_says_what_key_to_make(warnings[0]["reason"].as_str().unwrap());
 
     rig.proxy.token.generate("xks-health", &[]);
     rig.wait_for_health("ACTIVE").await;
 }
 
 #[tokio::test]
-async fn a_health_key_that_may_not_decrypt_is_degraded_until_it_may() {
+async fn a_token_whose_health_key_may_not_decrypt_stays_out_until_it_may() {
     let token = token_without_health_key();
     token.generate("xks-health", &["--usage", "encrypt"]);
     let rig = Rig::start_with_faults(setup(""), token, "");
-    rig.wait_for_health("DEGRADED").await;
+    rig.wait_for_health("UNAVAILABLE").await;
     let (_, verbose) = rig.proxy.admin("/readyz?verbose").await;
-    assert!(verbose.contains("C_DecryptInit") && verbose.contains("NOT_PERMITTED"), "{verbose}");
-    rig.wait_until_it_serves().await;
+    for word in ["health key", "C_DecryptInit", "NOT_PERMITTED", "decrypt"] {
+        assert!(verbose.contains(word), "{verbose}");
+    }
+    assert!(is_internal(&rig.client().await.encrypt("demo").await));
     rig.proxy.token.tool(&["set", "--label", "xks-health", "--usage", "encrypt,decrypt"]);
     rig.wait_for_health("ACTIVE").await;
+    rig.wait_until_it_serves().await;
 }
 
 #[tokio::test]
@@ -273,10 +305,8 @@ async fn a_stores_health_is_that_of_its_own_token() {
 
 #[tokio::test]
 async fn a_degraded_token_whose_sessions_all_hang_is_unavailable() {
-    let rule = "C_GenerateKey fail=CKR_FUNCTION_NOT_SUPPORTED";
-    let rig = Rig::start_with_faults(setup(""), token_without_health_key(), rule);
-    rig.wait_for_health("DEGRADED").await;
-    rig.faults.set(&format!("{rule}\nC_Encrypt hang until_removed"));
+    let rig = rig_that_lost_its_health_key().await;
+    rig.faults.set(&format!("{NO_SESSION_KEY}\nC_Encrypt hang until_removed"));
     let mut waiting = Vec::new();
     // The two sessions, and as many replacements as there may be.
     for mut client in rig.clients(6).await {
@@ -285,7 +315,7 @@ async fn a_degraded_token_whose_sessions_all_hang_is_unavailable() {
     rig.faults.wait_until_inside(Function::Encrypt, 6).await;
     rig.wait_for_health("UNAVAILABLE").await;
     assert_eq!(readiness(&rig).await, NOT_READY);
-    rig.faults.set(rule);
+    rig.faults.set(NO_SESSION_KEY);
     for request in waiting {
         assert_eq!(request.await.unwrap().status, 200);
     }

@@ -8,6 +8,7 @@ mod deadlines;
 mod epochs;
 mod faults;
 mod integrity;
+mod iv_sources;
 mod ivs;
 mod keys;
 mod many_keys;
