@@ -295,7 +295,13 @@ impl<'a> Keeper<'a> {
                 let _ = self.connection.lost.set(meaning);
                 HealthStatus::Unavailable
             }
-            _ => HealthStatus::Unavailable,
+            _ => {
+                // The key may be gone, whatever the code says: it is searched anew.
+                if matches!(self.probe_key, Some(ProbeKey::Token(_))) {
+                    self.probe_key = None;
+                }
+                HealthStatus::Unavailable
+            }
         };
         (status, Some(reason))
     }

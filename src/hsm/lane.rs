@@ -217,7 +217,12 @@ impl Lane {
 
     /// What a failure means to whoever asked; notes what it means for the connection.
     fn error(&mut self, (call, code): Failure) -> HsmError {
-        let meaning = ckr::meaning(code);
+        let meaning = match call {
+            "C_EncryptInit" | "C_DecryptInit" | "C_GetAttributeValue" => {
+                self.connection.profile.meaning_for_key(code)
+            }
+            _ => ckr::meaning(code),
+        };
         self.metrics.failed(meaning.label());
         match meaning {
             Meaning::KeyGone => HsmError::KeyNotFound,

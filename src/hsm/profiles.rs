@@ -57,6 +57,8 @@ pub struct Profile {
     pub(super) general_error: Cell<Meaning>,
     /// What CKR_FUNCTION_FAILED of C_Decrypt means.
     pub(super) function_failed: Cell<Meaning>,
+    /// What calls say of the handle of a key that is gone, where that is not one of the standard's codes.
+    pub(super) gone_key: Cell<Option<RvError>>,
     /// Whether a token that was lost comes back only after C_Finalize and C_Initialize.
     pub(super) needs_reinitialisation: Cell<bool>,
     /// What to know besides, a sentence each.
@@ -98,6 +100,7 @@ static PROFILES: [Profile; 6] = [
         bad_tag: measured(&[RvError::GeneralError]),
         general_error: measured(Meaning::BadTagOrFault),
         function_failed: unknown(Meaning::BadTagOrFault),
+        gone_key: measured(None),
         needs_reinitialisation: unknown(false),
         notes: &[
             "It is a token in software, for development and tests.",
@@ -111,8 +114,13 @@ static PROFILES: [Profile; 6] = [
         bad_tag: measured(&[RvError::EncryptedDataInvalid]),
         general_error: unknown(Meaning::BadTagOrFault),
         function_failed: unknown(Meaning::BadTagOrFault),
+        // QUIRK(kryoptic): 1.5.4 says CKR_GENERAL_ERROR of a key that another process has destroyed (docs/hsm/README.md).
+        gone_key: measured(Some(RvError::GeneralError)),
         needs_reinitialisation: unknown(false),
-        notes: &["It is a token in software, for development and tests."],
+        notes: &[
+            "It is a token in software, for development and tests.",
+            "A C_Logout while another thread begins an encryption can block both for ever (1.5.4). The proxy never logs out.",
+        ],
     },
     Profile {
         name: "cloudhsm",
@@ -121,6 +129,7 @@ static PROFILES: [Profile; 6] = [
         bad_tag: unknown(&[]),
         general_error: unknown(Meaning::BadTagOrFault),
         function_failed: unknown(Meaning::BadTagOrFault),
+        gone_key: unknown(None),
         needs_reinitialisation: unknown(false),
         notes: &[
             "The PIN is USER:PASSWORD of a crypto user.",
@@ -136,6 +145,7 @@ static PROFILES: [Profile; 6] = [
         bad_tag: unknown(&[RvError::EncryptedDataInvalid, RvError::EncryptedDataLenRange]),
         general_error: unknown(Meaning::BadTagOrFault),
         function_failed: unknown(Meaning::BadTagOrFault),
+        gone_key: unknown(None),
         needs_reinitialisation: documented(true, LUNA_ALL_MEMBERS_LOST),
         notes: &[
             "This is how it is in FIPS mode. Out of FIPS mode it takes the caller's IV: set iv_source = \"os\".",
@@ -148,6 +158,7 @@ static PROFILES: [Profile; 6] = [
         bad_tag: documented(&[RvError::FunctionFailed], NSHIELD_BAD_TAG),
         general_error: unknown(Meaning::BadTagOrFault),
         function_failed: documented(Meaning::BadTagOrFault, NSHIELD_BAD_TAG),
+        gone_key: unknown(None),
         needs_reinitialisation: unknown(false),
         notes: &[
             "Several modules share the load, and one may fail, only with CKNFAST_LOADSHARING=1 in the environment.",
@@ -161,6 +172,7 @@ static PROFILES: [Profile; 6] = [
         bad_tag: unknown(&[]),
         general_error: unknown(Meaning::BadTagOrFault),
         function_failed: unknown(Meaning::BadTagOrFault),
+        gone_key: unknown(None),
         needs_reinitialisation: unknown(false),
         notes: &[],
     },
@@ -181,6 +193,11 @@ impl Profile {
             manufacturer.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
         };
         known.iter().find(|profile| profile.manufacturers.value.iter().any(begins_with)).unwrap_or(generic)
+    }
+
+    /// What a return code of a call means that names a key, and has not yet seen what it is to work on.
+    pub(super) fn meaning_for_key(&self, code: RvError) -> Meaning {
+        if self.gone_key.value == Some(code) { Meaning::KeyGone } else { ckr::meaning(code) }
     }
 
     /// What a return code of C_Decrypt means.
@@ -244,6 +261,13 @@ mod tests {
             ),
             cell(meaning(profile.general_error.value), profile.general_error.evidence),
             cell(meaning(profile.function_failed.value), profile.function_failed.evidence),
+            cell(
+                &profile
+                    .gone_key
+                    .value
+                    .map_or("the standard's codes".to_owned(), |code| format!("`{}` too", ckr::name(code))),
+                profile.gone_key.evidence,
+            ),
             cell(
                 if profile.needs_reinitialisation.value { "yes" } else { "no" },
                 profile.needs_reinitialisation.evidence,
