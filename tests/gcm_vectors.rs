@@ -56,7 +56,7 @@ fn in_child(name: &str, work: impl AsyncFnOnce()) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(CHILD, "yes")
-        .env("SOFTHSM2_CONF", token.configuration())
+        .envs(token.environment())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -145,7 +145,10 @@ async fn assert_all_are_judged_rightly(cases: &[Case]) {
         let decrypted = decrypted.map(|plaintext| plaintext.to_vec());
         match (&case.plaintext, decrypted) {
             (Some(expected), Ok(decrypted)) => assert_eq!(decrypted, *expected, "{}", case.name),
-            (None, Err(HsmError::BadCiphertext { .. })) => {}
+            // SoftHSM2 before 2.7 says what a fault would say, too.
+            (None, Err(HsmError::BadCiphertext { is_certain })) => {
+                assert_eq!(is_certain, SoftHsm::is_kryoptic(), "{}", case.name);
+            }
             (_, decrypted) => panic!("{}: {decrypted:?}", case.name),
         }
     }

@@ -67,7 +67,7 @@ pub struct Setup {
     pub token: String,
     /// The PKCS#11 module, SoftHSM2 unless another is given.
     pub module: Option<PathBuf>,
-    /// Variables for the module besides SOFTHSM2_CONF.
+    /// Variables for the module besides those of the token.
     pub environment: Vec<(String, String)>,
     /// Names of the tokens of store `main`, as a TOML array.
     pub tokens: String,
@@ -124,7 +124,8 @@ impl Setup {
 
     fn toml(&self, token: &SoftHsm) -> String {
         let module = self.module.clone().unwrap_or_else(SoftHsm::module);
-        let mut environment = vec![("SOFTHSM2_CONF".to_owned(), token.configuration().display().to_string())];
+        let of_token = token.environment().map(|(name, path)| (name.to_owned(), path.display().to_string()));
+        let mut environment = Vec::from(of_token);
         environment.extend(self.environment.clone());
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| format!("{name} = {value:?}")).collect();

@@ -1,4 +1,4 @@
-//! SoftHSM2 tokens, each in a folder of its own.
+//! SoftHSM2 tokens, each in a folder of its own. Where SOFTHSM2_MODULE names the module of kryoptic, they are its tokens.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,10 @@ pub const SO_PIN: &str = "test-so-pin-1234";
 /// Label of the token.
 pub const LABEL: &str = "xks-test";
 
-/// A SoftHSM2 token; the folder goes when it is dropped.
+/// Tokens that a folder has room for; SoftHSM2 makes room by itself.
+const KRYOPTIC_SLOTS: usize = 4;
+
+/// A token in software, of SoftHSM2 or kryoptic; the folder goes when it is dropped.
 pub struct SoftHsm {
     folder: TempDir,
 }
@@ -60,11 +63,18 @@ impl SoftHsm {
     fn new_folder() -> Self {
         let token = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(token.folder.path().join("tokens")).unwrap();
-        let settings = format!(
+        let tokens = token.folder.path().join("tokens");
+        let softhsm = format!(
             "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
-            token.folder.path().join("tokens").display()
+            tokens.display()
         );
-        fs::write(token.configuration(), settings).unwrap();
+        fs::write(token.configuration(), softhsm).unwrap();
+        let slot = |slot| {
+            let database = tokens.join(format!("kryoptic-{slot}.sql"));
+            format!("[[slots]]\nslot = {slot}\ndbtype = \"sqlite\"\ndbargs = {database:?}\n")
+        };
+        let kryoptic: String = (0..KRYOPTIC_SLOTS).map(slot).collect();
+        fs::write(token.folder.path().join("kryoptic.conf"), kryoptic).unwrap();
         token
     }
 
@@ -74,6 +84,18 @@ impl SoftHsm {
         let copy = Self::new_folder();
         copy_folder(&self.folder.path().join("tokens"), &copy.folder.path().join("tokens"));
         copy
+    }
+
+    /// The variables by which the modules find the token: each looks at its own.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        [("SOFTHSM2_CONF", self.configuration()), ("KRYOPTIC_CONF", self.folder.path().join("kryoptic.conf"))]
+    }
+
+    /// Whether the tests run on kryoptic.
+    #[must_use]
+    pub fn is_kryoptic() -> bool {
+        Self::module().file_name().is_some_and(|name| name.to_string_lossy().contains("kryoptic"))
     }
 
     /// What SOFTHSM2_CONF must name.
@@ -113,7 +135,7 @@ impl SoftHsm {
     pub fn tool(&self, arguments: &[&str]) -> String {
         let output = Command::new(program("softhsm-token"))
             .args(arguments)
-            .env("SOFTHSM2_CONF", self.configuration())
+            .envs(self.environment())
             .env("TOKEN_PIN", PIN)
             .output()
             .unwrap();

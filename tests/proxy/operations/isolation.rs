@@ -173,7 +173,7 @@ async fn one_key_under_a_label_here_and_a_cka_id_there_is_found_by_check() {
     let proxy = Proxy::start_on(&setup, Arc::new(token)).await;
     let mut check = Command::new(program("xks-proxy"));
     check.args(["check", "--config", "xks-proxy.toml"]).current_dir(proxy.folder());
-    let output = check.env("SOFTHSM2_CONF", proxy.token.configuration()).output().unwrap();
+    let output = check.envs(proxy.token.environment()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
         text.contains("store nested key same and store main key shared are one key in the token"),

@@ -1,0 +1,1 @@
+//! Nothing of its own: the manifest says which kryoptic is built, and how.
