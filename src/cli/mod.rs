@@ -2,6 +2,7 @@
 
 mod check;
 mod credentials;
+mod doctor;
 mod environment;
 mod key_check;
 mod keys;
@@ -45,6 +46,13 @@ enum Command {
     /// Reads the whole file, logs in to every token, looks up every key, and reports all faults at once. Exit code: 0 if
     /// the proxy can serve everything, 1 if a token, key or certificate is at fault, 2 if the file is.
     Check(ConfigArgs),
+    /// Examine the tokens of a configuration and say what to set.
+    ///
+    /// Logs in once to each token and finds out which mechanisms it has, which IV source works, what it says of a bad tag,
+    /// how many sessions it gives, how fast it is, and what attributes the listed keys have. Encrypts under the health key
+    /// or a session key alone. Exit code: 0 if nothing keeps a token or key from serving, 1 if something does, 2 if the
+    /// configuration is wrong.
+    Doctor(DoctorArgs),
     /// List, make, rotate and check the keys of a token.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -58,6 +66,15 @@ struct ConfigArgs {
     /// The configuration; deploy/xks-proxy.example.toml explains every key.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// As JSON, for a bug report or a comparison. No secret is in it.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,6 +93,7 @@ pub fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args.config),
         Command::Check(args) => check::run(&args.config),
+        Command::Doctor(args) => doctor::run(&args.config.config, args.json),
         Command::Keys(command) => keys::run(&command),
         Command::Credentials(CredentialsCommand::New(args)) => credentials::new(&args),
     };

@@ -7,6 +7,7 @@ mod breaker;
 mod check_value;
 mod ckr;
 mod connection;
+pub mod examination;
 mod fleet;
 mod gcm;
 mod hedge;

@@ -274,7 +274,7 @@ pub(super) fn refusal(
     let working: Vec<_> =
         IvSource::ALL.into_iter().filter(works).map(|source| format!("iv_source = \"{source}\"")).collect();
     let advice = if working.is_empty() {
-        "no other IV source works either".to_owned()
+        "no other IV source works either: `xks-proxy doctor` says more".to_owned()
     } else {
         format!("set {} for this token, which works", working.join(" or "))
     };

@@ -10,10 +10,9 @@ use super::ckr::{self, Meaning};
 use super::iv::IvSource;
 
 /// How a cell is known.
-#[cfg_attr(not(test), expect(dead_code, reason = "part of the table, shown by its test"))]
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Evidence {
-    /// By the tests.
+    /// By `xks-proxy doctor` and the tests; `docs/hsm/evidence` has the report.
     Measured,
     /// Somebody who should know says so, at this address.
     Documented(&'static str),
@@ -22,7 +21,6 @@ pub(super) enum Evidence {
 }
 
 /// A value and how it is known.
-#[cfg_attr(not(test), expect(dead_code, reason = "part of the table, shown by its test"))]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cell<T> {
     pub(super) value: T,
@@ -42,7 +40,6 @@ const fn unknown<T>(value: T) -> Cell<T> {
 }
 
 /// What is known of one kind of token.
-#[cfg_attr(not(test), expect(dead_code, reason = "part of the table, shown by its test"))]
 #[derive(Debug)]
 pub struct Profile {
     /// The word for it in the configuration.

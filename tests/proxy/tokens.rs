@@ -5,6 +5,7 @@ pub(crate) mod rig;
 
 mod aes_gcm;
 mod deadlines;
+mod doctor;
 mod epochs;
 mod faults;
 mod integrity;
