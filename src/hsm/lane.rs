@@ -87,7 +87,9 @@ impl Lane {
     ) -> Result<Sealed, HsmError> {
         self.require_epoch(key)?;
         if self.connection.encrypts_wrongly.load(Ordering::Relaxed) {
-            return Err(HsmError::Unavailable("what it encrypts does not decrypt".into()));
+            return Err(HsmError::Unavailable(
+                "a health probe has shown that it makes no good ciphertexts".into(),
+            ));
         }
         let sealed = self.with_session(|lane, session| {
             let started = clock::now();
