@@ -202,8 +202,8 @@ async fn shut_down(
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("draining: no new connections; those that are open are told to close");
     switch.send_replace(true);
+    tracing::info!("draining: no new connections; those that are open are told to close");
 }
 
 async fn count_dropped_lines(metrics: Arc<Metrics>, dropped_lines: impl Fn() -> usize + Send) {

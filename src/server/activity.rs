@@ -28,7 +28,6 @@ pub(super) struct Activity {
     in_flight: AtomicU32,
     requests: AtomicU32,
     authenticated: AtomicBool,
-    closing: AtomicBool,
     is_http2: AtomicBool,
 }
 
@@ -42,7 +41,6 @@ impl Activity {
             in_flight: AtomicU32::new(0),
             requests: AtomicU32::new(0),
             authenticated: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
         }
     }
@@ -91,15 +89,6 @@ impl Activity {
     /// Whether a request of this connection was authenticated.
     pub(super) fn is_authenticated(&self) -> bool {
         self.authenticated.load(Ordering::Relaxed)
-    }
-
-    /// From now on every answer closes an HTTP/1.1 connection.
-    pub(super) fn close_after_answer(&self) {
-        self.closing.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_http2(&self) -> bool {

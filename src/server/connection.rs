@@ -59,12 +59,8 @@ pub(super) async fn serve(
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
     activity.established(is_http2);
-    let peer = Peer { state: Arc::clone(&state), activity, place: Arc::new(place), address };
-    let reason = if is_http2 {
-        serve_http2(peer, stream, drain).await
-    } else {
-        serve_http1(peer, stream, drain).await
-    };
+    let peer = Peer { state: Arc::clone(&state), activity, place: Arc::new(place), address, drain };
+    let reason = if is_http2 { serve_http2(peer, stream).await } else { serve_http1(peer, stream).await };
     if let Some(reason) = reason {
         closed(&state, reason);
     }
@@ -74,7 +70,7 @@ fn closed(state: &State, reason: &'static str) {
     state.metrics.connections_closed.with_label_values(&[reason]).inc();
 }
 
-async fn serve_http1(peer: Peer, stream: TlsStream<TcpStream>, drain: Drain) -> Option<&'static str> {
+async fn serve_http1(peer: Peer, stream: TlsStream<TcpStream>) -> Option<&'static str> {
     let mut builder = http1::Builder::new();
     // The connection's own timer bounds the head: hyper's would also end idle connections.
     builder
@@ -84,10 +80,10 @@ async fn serve_http1(peer: Peer, stream: TlsStream<TcpStream>, drain: Drain) -> 
     let peer = Arc::new(peer);
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&peer.activity)));
     let connection = builder.serve_connection(io, service_fn(service(&peer)));
-    drive(connection, &peer, drain).await
+    drive(connection, &peer).await
 }
 
-async fn serve_http2(peer: Peer, stream: TlsStream<TcpStream>, drain: Drain) -> Option<&'static str> {
+async fn serve_http2(peer: Peer, stream: TlsStream<TcpStream>) -> Option<&'static str> {
     let limits = &peer.state.limits;
     let body_bytes = u32::try_from(limits.max_body_bytes()).unwrap_or(u32::MAX);
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -100,7 +96,7 @@ async fn serve_http2(peer: Peer, stream: TlsStream<TcpStream>, drain: Drain) -> 
     let peer = Arc::new(peer);
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&peer.activity)));
     let connection = builder.serve_connection(io, service_fn(service(&peer)));
-    drive(connection, &peer, drain).await
+    drive(connection, &peer).await
 }
 
 /// Answers each request of a connection.
@@ -117,8 +113,8 @@ fn service(
 }
 
 /// Drives a connection to its end; says why, where it was not the client's doing.
-async fn drive(connection: impl GracefulConnection, peer: &Peer, drain: Drain) -> Option<&'static str> {
-    let Peer { activity, place, state, .. } = peer;
+async fn drive(connection: impl GracefulConnection, peer: &Peer) -> Option<&'static str> {
+    let Peer { activity, place, state, drain, .. } = peer;
     let mut connection = pin!(connection);
     let mut is_draining = false;
     let reason = loop {
@@ -131,11 +127,9 @@ async fn drive(connection: impl GracefulConnection, peer: &Peer, drain: Drain) -
             reason = silent_for_too_long(activity, state) => break reason,
             () = drain.begun(), if !is_draining => {
                 is_draining = true;
+                // GOAWAY: requests that are already on their way are still served. On HTTP/1.1 each answer says it.
                 if activity.is_http2() {
-                    // GOAWAY: requests that are already on their way are still served.
                     connection.as_mut().graceful_shutdown();
-                } else {
-                    activity.close_after_answer();
                 }
             }
             () = linger(activity), if is_draining && !activity.is_http2() => {

@@ -27,6 +27,12 @@ impl Drain {
         (sender, Self(receiver))
     }
 
+    /// Whether draining has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Waits until draining begins. A dropped switch counts as one that was thrown.
     pub async fn begun(&self) {
         let mut receiver = self.0.clone();

@@ -16,6 +16,7 @@ use super::activity::{Activity, InFlight};
 use super::admission::Place;
 use super::answer::{self, Answer};
 use super::body::{self, BodyEnd};
+use super::listener::Drain;
 use super::record::Record;
 use crate::admin::PING_PATH;
 use crate::clock;
@@ -30,6 +31,7 @@ pub(super) struct Peer {
     pub(super) activity: Arc<Activity>,
     pub(super) place: Arc<Place>,
     pub(super) address: SocketAddr,
+    pub(super) drain: Drain,
 }
 
 /// The connection closes without an answer.
@@ -70,7 +72,7 @@ pub(super) async fn answer(peer: &Peer, request: Request<Incoming>, begun: Begun
     if is_head {
         answer::without_body(&mut answer);
     }
-    if peer.activity.is_closing() && !peer.activity.is_http2() {
+    if peer.drain.has_begun() && !peer.activity.is_http2() {
         answer::close(&mut answer);
     }
     Ok(answer)

@@ -150,6 +150,7 @@ async fn a_panic_is_an_answer_like_any_other_and_ends_nothing() {
         activity: Arc::new(Activity::new(clock::now())),
         place: Arc::new(place),
         address: SocketAddr::from(([127, 0, 0, 1], 1)),
+        drain: Drain::channel().1,
     });
     let (near, far) = tokio::io::duplex(65_536);
     let service = service_fn(move |request| {
