@@ -128,7 +128,7 @@ impl Fleet {
                         result => {
                             // Those that are abandoned may have drawn an IV.
                             report.attempts += u32::try_from(running.len()).unwrap_or(u32::MAX);
-                            self.learn(key, &failures);
+                            self.learn(key, &failures, result.is_ok());
                             return Outcome { result, report };
                         }
                     }
@@ -156,7 +156,7 @@ impl Fleet {
     fn should_ask_another(&self, (asked, since): (usize, Instant), waiting: &[usize]) -> bool {
         let token = &self.members[asked];
         if since.elapsed() >= SUSPECT_AFTER && token.has_brought_nothing_back_since(since) {
-            token.suspect();
+            token.suspect("it brings no call back");
             return true;
         }
         let has_room = waiting.first().is_some_and(|other| self.members[*other].has_room());
@@ -186,10 +186,21 @@ impl Fleet {
         let is_final = match &outcome.result {
             Ok(_) | Err(HsmError::DeadlinePassed) => true,
             // A key that could not prove itself is no judge.
-            Err(HsmError::BadCiphertext { .. }) => token.standing(&key.locator) == Some(Standing::Proven),
+            Err(HsmError::BadCiphertext { is_certain }) => {
+                let is_judge = token.standing(&key.locator) == Some(Standing::Proven);
+                is_judge && (*is_certain || !self.has_another_judge(member, key))
+            }
             Err(_) => false,
         };
         Attempt { member, outcome, is_final }
+    }
+
+    /// Whether another member could confirm a verdict that rests on a code of two meanings.
+    fn has_another_judge(&self, member: usize, key: &KeyMaterial) -> bool {
+        let could = |(other, token): (usize, &Arc<Token>)| {
+            other != member && !token.is_out() && token.standing(&key.locator) == Some(Standing::Proven)
+        };
+        self.members.iter().enumerate().any(could)
     }
 
     /// Has a member show that its key is the one meant: it decrypts the check value that is pinned in the configuration, or
@@ -257,10 +268,15 @@ impl Fleet {
     }
 
     /// What the members' answers to one request say of the key: one that lacks it while another serves it is at fault.
-    fn learn(&self, key: &KeyMaterial, failures: &Failures) {
+    fn learn(&self, key: &KeyMaterial, failures: &Failures, is_served: bool) {
         for (member, error) in &failures.0 {
-            if *error == HsmError::KeyNotFound {
-                self.note_fault(*member, key, KeyFault::Missing);
+            match error {
+                HsmError::KeyNotFound => self.note_fault(*member, key, KeyFault::Missing),
+                // Another member has opened what this one called bad: it is asked no more until a probe succeeds.
+                HsmError::BadCiphertext { .. } if is_served => {
+                    self.members[*member].suspect("it refused a good ciphertext");
+                }
+                _ => {}
             }
         }
     }
@@ -390,6 +406,11 @@ impl Failures {
     /// What is told of them all: what a later try may cure goes before what it may not, so that a key is only said to be
     /// absent, or a ciphertext to be bad, where every member says so.
     fn verdict(self) -> HsmError {
+        let is_bad = |(_, error): &(usize, HsmError)| matches!(error, HsmError::BadCiphertext { .. });
+        if self.0.iter().filter(|failure| is_bad(failure)).count() > 1 {
+            // Two that agree need no third.
+            return HsmError::BadCiphertext { is_certain: true };
+        }
         let worst = self.0.into_iter().map(|(_, error)| error).min_by_key(|error| match error {
             HsmError::DeadlinePassed => 0,
             HsmError::Stalled => 1,

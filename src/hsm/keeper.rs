@@ -120,7 +120,7 @@ fn serve(
 ) -> Result<bool, Stopped> {
     let mut keeper = Keeper::new(shared, term, connection, session);
     keeper.probe()?;
-    if !keeper.is_proven || keeper.is_lost {
+    if !keeper.may_serve || keeper.is_lost {
         return Ok(false);
     }
     keeper.shared.connect(connection);
@@ -163,6 +163,8 @@ struct Keeper<'a> {
     has_warned: bool,
     /// The token has made good ciphertexts on this connection.
     is_proven: bool,
+    /// Proven, or without a key to prove itself with where there is nothing to prove.
+    may_serve: bool,
     is_lost: bool,
 }
 
@@ -184,6 +186,7 @@ impl<'a> Keeper<'a> {
             probe_key: None,
             has_warned: false,
             is_proven: false,
+            may_serve: false,
             is_lost: false,
         }
     }
@@ -223,7 +226,9 @@ impl<'a> Keeper<'a> {
 
     fn probe(&mut self) -> Result<(), Stopped> {
         let (mut status, reason) = self.inside_module(Self::measure)?;
-        if !self.is_proven {
+        self.may_serve |=
+            self.is_proven || status == HealthStatus::Degraded && self.connection.iv_source.is_given();
+        if !self.may_serve {
             // It does not serve before it has shown that what it encrypts decrypts.
             status = HealthStatus::Unavailable;
             let reason = reason.as_deref().unwrap_or("there is no key to probe with");
@@ -341,7 +346,8 @@ impl<'a> Keeper<'a> {
                 )
                 .into();
                 // While the token stays out for it, that is logged in its place.
-                if self.is_proven && !std::mem::replace(&mut self.has_warned, true) {
+                let serves = self.is_proven || self.connection.iv_source.is_given();
+                if serves && !std::mem::replace(&mut self.has_warned, true) {
                     tracing::warn!(token = %self.shared.settings.name, %reason, "health cannot be measured");
                 }
                 Some((HealthStatus::Degraded, reason))

@@ -455,9 +455,9 @@ impl Token {
     }
 
     /// Takes the token out of rotation until a probe succeeds.
-    pub(super) fn suspect(&self) {
+    pub(super) fn suspect(&self, reason: &str) {
         if self.shared.breaker.open() {
-            self.shared.breaker_opened("it brings no call back");
+            self.shared.breaker_opened(reason);
         }
     }
 

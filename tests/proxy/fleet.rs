@@ -9,7 +9,7 @@ use xks_harness::request::bytes_of;
 use xks_harness::token::{LABEL, PIN, SO_PIN};
 use xks_harness::{Faults, Setup, SoftHsm};
 
-use crate::tokens::rig::{PLAINTEXT, RECOVERY, Rig, outcome};
+use crate::tokens::rig::{PLAINTEXT, RECOVERY, Rig, outcome, with_bad_tag};
 
 const SECOND: &str = "xks-second";
 const ONE_VALUE: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -293,6 +293,26 @@ async fn a_slow_call_is_hedged() {
         rig.faults.set(&format!("C_Encrypt delay_ms=5000 token={name} label=demo times=1"));
         for _ in 0..2 {
             client.encrypt("demo").await.ok();
+        }
+    }
+}
+
+/// A code that may mean a bad tag or a broken token is believed only where another token agrees.
+#[tokio::test]
+async fn a_verdict_on_a_ciphertext_that_one_token_is_unsure_of_is_confirmed_by_the_other() {
+    let rig = start_both().await;
+    let mut client = rig.client().await;
+    let encrypted = client.encrypt("demo").await.ok();
+    rig.faults.set(&format!("C_Decrypt fail=CKR_GENERAL_ERROR token={LABEL} label=demo"));
+    for _ in 0..10 {
+        client.assert_decrypts("demo", &encrypted).await;
+    }
+    let bad = with_bad_tag(&encrypted);
+    for rule in ["", "C_Decrypt bad_tag=CKR_GENERAL_ERROR"] {
+        rig.faults.set(rule);
+        for _ in 0..4 {
+            let answer = client.decrypt("demo", &bad).await;
+            assert_eq!(outcome(&answer), (400, "InvalidCiphertextException".to_owned()), "{rule}");
         }
     }
 }
