@@ -51,6 +51,7 @@ pub enum BuildError {
 pub struct ClientBuilder {
     roots: RootCertStore,
     trusts_system_roots: bool,
+    checks_common_name: bool,
     identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     addresses: HashMap<String, SocketAddr>,
     http_versions: Vec<HttpVersion>,
@@ -64,6 +65,7 @@ impl ClientBuilder {
         Self {
             roots: RootCertStore::empty(),
             trusts_system_roots: true,
+            checks_common_name: true,
             identity: None,
             addresses: HashMap::new(),
             http_versions: vec![HttpVersion::Http2, HttpVersion::Http1],
@@ -96,6 +98,14 @@ impl ClientBuilder {
     #[must_use]
     pub fn without_system_roots(mut self) -> Self {
         self.trusts_system_roots = false;
+        self
+    }
+
+    /// Takes certificates whose common name is not the host, which KMS refuses. Their subject alternative names are
+    /// checked all the same.
+    #[must_use]
+    pub fn any_common_name(mut self) -> Self {
+        self.checks_common_name = false;
         self
     }
 
@@ -158,7 +168,7 @@ impl ClientBuilder {
             None => builder.with_no_client_auth(),
         };
         tls.alpn_protocols = self.http_versions.iter().map(|version| version.alpn().to_vec()).collect();
-        let connector = Connector::new(tls, self.addresses);
+        let connector = Connector::new(tls, self.addresses, self.checks_common_name);
         Ok(Client::new(connector, self.try_timeout, self.tries, self.keep_alive))
     }
 }

@@ -75,11 +75,16 @@ pub(super) struct Progress {
 pub(super) struct Connector {
     tls: TlsConnector,
     addresses: HashMap<String, SocketAddr>,
+    checks_common_name: bool,
 }
 
 impl Connector {
-    pub(super) fn new(tls: ClientConfig, addresses: HashMap<String, SocketAddr>) -> Self {
-        Self { tls: TlsConnector::from(Arc::new(tls)), addresses }
+    pub(super) fn new(
+        tls: ClientConfig,
+        addresses: HashMap<String, SocketAddr>,
+        checks_common_name: bool,
+    ) -> Self {
+        Self { tls: TlsConnector::from(Arc::new(tls)), addresses, checks_common_name }
     }
 
     /// TCP and TLS.
@@ -104,6 +109,9 @@ impl Connector {
         progress.tls = Some(begin.elapsed());
         let first = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         progress.certificate = first.and_then(|first| Certificate::from_der(first)).map(Arc::new);
+        if self.checks_common_name {
+            check_common_name(progress.certificate.as_deref(), name)?;
+        }
         Ok(stream)
     }
 
@@ -143,6 +151,15 @@ impl Connector {
         };
         Ok(Connection { sender, fault, certificate })
     }
+}
+
+/// KMS wants the host in the subject's common name too, where TLS looks at the subject alternative names alone.
+fn check_common_name(certificate: Option<&Certificate>, host: &str) -> Result<(), Failure> {
+    if certificate.is_some_and(|certificate| certificate.has_common_name_for(host)) {
+        return Ok(());
+    }
+    let names = certificate.map_or_else(String::new, |certificate| certificate.common_names.join(", "));
+    Err(Failure::Tls(format!("the certificate's common name is {names:?} instead of {host:?}")))
 }
 
 /// Runs a connection to its end and keeps why it ended, since the requests on it are told less.

@@ -52,13 +52,15 @@ impl Mock {
         Self::start_with(&arguments)
     }
 
-    /// Starts one with nothing but a free port and the test CA.
+    /// Starts one with nothing but a free port, and the test CA where the arguments name no other.
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Pki::shared().write(folder.path());
+        let ca_file = folder.path().join("ca.pem");
+        let trusts_test_ca = !arguments.contains(&"--ca-file");
         let mut child = Command::new(env!("CARGO_BIN_EXE_mock-kms"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--ca-file"])
-            .arg(folder.path().join("ca.pem"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(trusts_test_ca.then(|| ["--ca-file".as_ref(), ca_file.as_os_str()]).into_iter().flatten())
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()

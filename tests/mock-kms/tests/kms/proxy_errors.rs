@@ -334,6 +334,24 @@ async fn a_certificate_of_another_name_is_no_tls() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_another_common_name_is_no_tls() {
+    let world = World::new().await;
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    parameters.distinguished_name.push(rcgen::DnType::CommonName, "xks.example.com");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = parameters.self_signed(&key).unwrap().pem();
+    // Its own CA, and trusted: nothing else is wrong with it.
+    let ca_file = world.state.path().join("ca.pem").display().to_string();
+    std::fs::write(&ca_file, &certificate).unwrap();
+    let identity = xks_harness::pki::PemPair { certificate, key: key.serialize_pem() };
+    let proxy = FakeProxy::start_as(&identity).await;
+    let world = world.restart(proxy.address, &["--ca-file", &ca_file]);
+    world
+        .check("common name", &row(NO_TLS, UNREACHABLE, STORE_STATE, "XKS_PROXY_INVALID_TLS_CONFIGURATION"))
+        .await;
+}
+
+#[tokio::test]
 async fn a_silent_proxy_is_timed_out() {
     let world = World::new().await;
     world.proxy.behave(Behaviour::Silent);

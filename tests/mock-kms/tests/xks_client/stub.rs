@@ -91,6 +91,8 @@ pub(crate) struct Manners {
     pub(crate) speaks_instead_of_http2: &'static [u8],
     /// Its certificate is for another name.
     pub(crate) has_wrong_name: bool,
+    /// Shows a certificate for the name whose common name is another.
+    pub(crate) has_wrong_common_name: bool,
 }
 
 type Script = dyn Fn(&Received) -> Vec<Step> + Send + Sync;
@@ -368,6 +370,7 @@ pub(crate) struct Pki {
     pub(crate) ca: CertifiedIssuer<'static, KeyPair>,
     right: (String, String),
     wrong: (String, String),
+    wrong_common_name: (String, String),
     /// Chain and key of a client with the common name `cks.kms.us-east-1.amazonaws.com`.
     pub(crate) client: (String, String),
 }
@@ -380,17 +383,20 @@ impl Pki {
             parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             parameters.distinguished_name.push(DnType::CommonName, "stub CA");
             let ca = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap();
-            let issued = |name: &str, purpose| {
+            let issued = |name: &str, common_name: &str, purpose| {
                 let mut parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
-                parameters.distinguished_name.push(DnType::CommonName, name);
+                parameters.distinguished_name.push(DnType::CommonName, common_name);
                 parameters.extended_key_usages = vec![purpose];
                 let key = KeyPair::generate().unwrap();
                 (parameters.signed_by(&key, &ca).unwrap().pem(), key.serialize_pem())
             };
-            let right = issued(NAME, ExtendedKeyUsagePurpose::ServerAuth);
-            let wrong = issued("other.example.com", ExtendedKeyUsagePurpose::ServerAuth);
-            let client = issued("cks.kms.us-east-1.amazonaws.com", ExtendedKeyUsagePurpose::ClientAuth);
-            Self { ca, right, wrong, client }
+            let server = ExtendedKeyUsagePurpose::ServerAuth;
+            let right = issued(NAME, NAME, server.clone());
+            let wrong = issued("other.example.com", "other.example.com", server.clone());
+            let wrong_common_name = issued(NAME, "other.example.com", server);
+            let kms = "cks.kms.us-east-1.amazonaws.com";
+            let client = issued(kms, kms, ExtendedKeyUsagePurpose::ClientAuth);
+            Self { ca, right, wrong, wrong_common_name, client }
         })
     }
 
@@ -409,7 +415,11 @@ impl Pki {
         } else {
             builder.with_no_client_auth()
         };
-        let (chain, key) = if manners.has_wrong_name { &self.wrong } else { &self.right };
+        let (chain, key) = match manners {
+            Manners { has_wrong_name: true, .. } => &self.wrong,
+            Manners { has_wrong_common_name: true, .. } => &self.wrong_common_name,
+            _ => &self.right,
+        };
         let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
         let mut config = builder.with_single_cert(chain, key).unwrap();

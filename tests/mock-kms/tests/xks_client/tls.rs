@@ -39,6 +39,18 @@ async fn a_certificate_of_an_unknown_ca_or_another_name_is_refused() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_another_common_name_is_refused_unless_any_will_do() {
+    let stub = stub(Manners { has_wrong_common_name: true, ..Manners::default() }).await;
+    let exchange = stub.patient_client().health_status(&proxy(), &metadata("KmsHealthCheck")).await;
+    let Err(Failure::Tls(text)) = exchange.outcome else { panic!("{:?}", exchange.outcome) };
+    assert!(text.contains("other.example.com") && text.contains(NAME), "{text}");
+    assert_eq!(exchange.report.certificate.unwrap().common_names, ["other.example.com"]);
+    assert_eq!(stub.received().len(), 0);
+    let lenient = stub.builder().try_timeout(PATIENCE).any_common_name().build().unwrap();
+    assert!(lenient.health_status(&proxy(), &metadata("KmsHealthCheck")).await.outcome.is_ok());
+}
+
+#[tokio::test]
 async fn what_is_no_tls_is_a_tls_failure() {
     for manners in [
         Manners { babbles: true, ..Manners::default() },
