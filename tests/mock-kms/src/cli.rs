@@ -14,7 +14,7 @@ use crate::api::{Service, Settings};
 use crate::kms::State;
 use crate::kms::constraint::ACCOUNT_ID;
 use crate::kms::name::Home;
-use crate::kms::snapshot::Snapshot;
+use crate::kms::snapshot::{Snapshot, StateLock};
 use crate::server::{self, Callers, CallersError, TlsError};
 use crate::xks::{BuildError, Client};
 
@@ -101,7 +101,7 @@ pub enum StartError {
         /// Why.
         error: std::io::Error,
     },
-    /// The state file is not to be read or written.
+    /// The state file is not to be read or written, or another process has it.
     #[error("{0}")]
     State(std::io::Error),
     /// The file of credentials is wrong.
@@ -141,6 +141,7 @@ pub struct Server {
     tls: Option<tokio_rustls::TlsAcceptor>,
     router: axum::Router,
     health_check_interval: Duration,
+    state_lock: Option<StateLock>,
 }
 
 /// Runs the program.
@@ -193,6 +194,7 @@ impl Server {
             _ => None,
         };
         let snapshot = arguments.state.clone().map(Snapshot::at);
+        let state_lock = snapshot.as_ref().map(Snapshot::lock).transpose().map_err(StartError::State)?;
         let state = match &snapshot {
             Some(snapshot) if arguments.reset => {
                 let state = State::default();
@@ -223,11 +225,13 @@ impl Server {
             tls,
             router,
             health_check_interval: Duration::from_secs(arguments.health_check_secs),
+            state_lock,
         })
     }
 
     /// Serves until it is dropped.
     pub async fn serve(self) {
+        let _state_lock = self.state_lock;
         self.service.resume();
         let health_checks = self.service.check_health_every(self.health_check_interval);
         tokio::join!(health_checks, server::serve(self.listener, self.tls, self.router));

@@ -1,6 +1,6 @@
 //! The state in a file, which holds a whole state at every instant.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,24 @@ impl Snapshot {
         Self { path }
     }
 
+    /// Keeps every other process off the file for as long as the lock is held, even one that is killed.
+    ///
+    /// # Errors
+    /// `WouldBlock` where another process holds it; others when the file beside it that is locked cannot be opened.
+    pub fn lock(&self) -> io::Result<StateLock> {
+        let path = self.beside(".lock");
+        let opened = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = opened.map_err(|error| named(&path, &error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(StateLock { _file: file }),
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("{} is in use by another process", self.path.display());
+                Err(io::Error::new(io::ErrorKind::WouldBlock, message))
+            }
+            Err(TryLockError::Error(error)) => Err(named(&path, &error)),
+        }
+    }
+
     /// Reads the state; an empty one where there is no file.
     ///
     /// # Errors
@@ -59,7 +77,7 @@ impl Snapshot {
     /// When the file or its folder cannot be written.
     pub fn save(&self, state: &State) -> io::Result<()> {
         let json = zeroize::Zeroizing::new(serde_json::to_vec_pretty(&Content { format: FORMAT, state })?);
-        let draft = self.draft();
+        let draft = self.beside(".new");
         let _ = fs::remove_file(&draft);
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(&json)?;
@@ -69,11 +87,22 @@ impl Snapshot {
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
 
-    fn draft(&self) -> PathBuf {
+    fn beside(&self, suffix: &str) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
-        name.push(".new");
+        name.push(suffix);
         name.into()
     }
+}
+
+/// The lock on a state file; it ends when this is dropped, and with the process in any case.
+#[derive(Debug)]
+pub struct StateLock {
+    // The lock is on a file beside the state, since that one is replaced with each change.
+    _file: File,
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -109,6 +138,18 @@ mod tests {
         assert_eq!(snapshot.load().unwrap(), state);
         snapshot.save(&State::default()).unwrap();
         assert_eq!(snapshot.load().unwrap(), State::default());
+    }
+
+    #[test]
+    fn a_file_has_one_user_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = Snapshot::at(folder.path().join("state.json"));
+        let lock = snapshot.lock().unwrap();
+        let refused = snapshot.lock().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        assert!(refused.to_string().contains("state.json is in use"), "{refused}");
+        drop(lock);
+        snapshot.lock().unwrap();
     }
 
     #[test]

@@ -70,6 +70,26 @@ async fn connecting_goes_on_after_a_kill() {
     assert_eq!(mock.settled_store(&store).await["ConnectionState"], "CONNECTED");
 }
 
+/// Two processes would undo each other's changes.
+#[tokio::test]
+async fn a_file_is_of_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.json");
+    let mock = Mock::start_with(&["--state", file.to_str().unwrap()]);
+    let key = mock.create_plain_key().await;
+    for more in [&[][..], &["--reset"]] {
+        let mut second = std::process::Command::new(env!("CARGO_BIN_EXE_mock-kms"));
+        let second = second.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(&file).args(more);
+        let output = second.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("state.json is in use by another process"), "{stderr}");
+    }
+    mock.kill();
+    let mock = Mock::start_with(&["--state", file.to_str().unwrap()]);
+    assert_eq!(mock.key_state(&key).await, "Enabled");
+}
+
 #[tokio::test]
 async fn without_a_file_all_is_forgotten() {
     let mock = Mock::start_with(&[]);
