@@ -196,14 +196,13 @@ impl Server {
         let snapshot = arguments.state.clone().map(Snapshot::at);
         let state_lock = snapshot.as_ref().map(Snapshot::lock).transpose().map_err(StartError::State)?;
         let state = match &snapshot {
-            Some(snapshot) if arguments.reset => {
-                let state = State::default();
-                snapshot.save(&state).map_err(StartError::State)?;
-                state
-            }
-            Some(snapshot) => snapshot.load().map_err(StartError::State)?,
-            None => State::default(),
+            Some(snapshot) if !arguments.reset => snapshot.load().map_err(StartError::State)?,
+            _ => State::default(),
         };
+        // What cannot be written is found now, and not by the first change.
+        if let Some(snapshot) = &snapshot {
+            snapshot.save(&state).map_err(StartError::State)?;
+        }
         let settings = Settings {
             home,
             connect_delay: Duration::from_millis(arguments.connect_ms),

@@ -57,7 +57,7 @@ impl Snapshot {
     pub fn load(&self) -> io::Result<State> {
         let bytes = match fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
-            read => zeroize::Zeroizing::new(read?),
+            read => zeroize::Zeroizing::new(read.map_err(|error| named(&self.path, &error))?),
         };
         let wrong = |fault: String| {
             let message = format!("{} is not a state file of mock-kms: {fault}", self.path.display());
@@ -76,6 +76,10 @@ impl Snapshot {
     /// # Errors
     /// When the file or its folder cannot be written.
     pub fn save(&self, state: &State) -> io::Result<()> {
+        self.replace(state).map_err(|error| named(&self.path, &error))
+    }
+
+    fn replace(&self, state: &State) -> io::Result<()> {
         let json = zeroize::Zeroizing::new(serde_json::to_vec_pretty(&Content { format: FORMAT, state })?);
         let draft = self.beside(".new");
         let _ = fs::remove_file(&draft);

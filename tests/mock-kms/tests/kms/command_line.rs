@@ -27,6 +27,7 @@ fn wrong_arguments_are_told_apart_from_what_cannot_be_done() {
             "/nowhere/a",
         ),
         (&["--credentials", "/nowhere/callers.toml"], 1, "/nowhere/callers.toml"),
+        (&["--listen", "127.0.0.1:0", "--state", "/nowhere/state.json"], 1, "/nowhere/state.json"),
     ] {
         let (status, stderr) = refused(arguments);
         assert_eq!(status, Some(code), "{arguments:?}: {stderr}");
@@ -48,6 +49,20 @@ fn files_that_are_wrong_are_named_and_not_shown() {
         let (status, stderr) = refused(&["--listen", "127.0.0.1:0", flag, file.to_str().unwrap()]);
         assert_eq!(status, Some(1), "{flag}: {stderr}");
         assert!(!stderr.contains("s3cret"), "{flag}: {stderr}");
+    }
+}
+
+#[test]
+fn a_state_that_cannot_be_saved_is_found_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.json");
+    // In the way of the draft.
+    std::fs::create_dir(folder.path().join("state.json.new")).unwrap();
+    for more in [&[][..], &["--reset"]] {
+        let arguments = [&["--listen", "127.0.0.1:0", "--state", file.to_str().unwrap()], more].concat();
+        let (status, stderr) = refused(&arguments);
+        assert_eq!(status, Some(1), "{stderr}");
+        assert!(stderr.contains(&format!("{}: ", file.display())), "{stderr}");
     }
 }
 
