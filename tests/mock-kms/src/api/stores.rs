@@ -84,11 +84,8 @@ pub(super) async fn update(call: &Call<'_>, body: &Value) -> Answer {
     let name = input.text("NewCustomKeyStoreName", &constraint::STORE_NAME)?;
     let has_cluster = input.text("CloudHsmClusterId", &constraint::CLUSTER_ID)?.is_some();
     let has_password = input.has("KeyStorePassword");
-    let mut change = StoreChange { name, ..proxy_members(&mut input)? };
+    let change = StoreChange { name, ..proxy_members(&mut input)? };
     input.finish()?;
-    if change.connectivity == Some(Connectivity::VpcEndpointService) {
-        change.vpc_service_owner.get_or_insert_with(|| call.home().account_id.clone());
-    }
     if has_cluster || has_password {
         let message = "CloudHsmClusterId and KeyStorePassword are not valid for an EXTERNAL_KEY_STORE.";
         return Err(KmsError::validation(message));
@@ -96,11 +93,12 @@ pub(super) async fn update(call: &Call<'_>, body: &Value) -> Answer {
     if let Some(service) = &change.vpc_service_name {
         check_region(call, service)?;
     }
-    let changed = call.service.read(|state, now| state.changed_store(&id, change.clone(), now))?;
+    let changed =
+        call.service.read(|state, now| state.changed_store(call.home(), &id, change.clone(), now))?;
     if change.concerns_proxy() {
         check_health(call, &id, &changed.proxy).await?;
     }
-    call.service.change(|state, now| state.update_store(&id, change, now))?;
+    call.service.change(|state, now| state.update_store(call.home(), &id, change, now))?;
     Ok(Some(json!({})))
 }
 

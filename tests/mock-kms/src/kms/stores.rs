@@ -1,6 +1,7 @@
 //! What may be done with custom key stores, and in which state.
 
 use super::key::Key;
+use super::name::Home;
 use super::store::{ConnectionState, Connectivity, ProxySettings, Store, StoreChange};
 use super::{Exception, KmsError, State, Timestamp};
 
@@ -73,7 +74,13 @@ impl State {
     /// # Errors
     /// `CustomKeyStoreInvalidStateException` where the state forbids the change, `ValidationException` where the values
     /// do not fit together, the exceptions of names and addresses in use, `CustomKeyStoreNotFoundException`.
-    pub fn changed_store(&self, id: &str, change: StoreChange, now: Timestamp) -> Result<Store, KmsError> {
+    pub fn changed_store(
+        &self,
+        home: &Home,
+        id: &str,
+        change: StoreChange,
+        now: Timestamp,
+    ) -> Result<Store, KmsError> {
         let store = self.store(id)?;
         let is_allowed = match store.connection {
             ConnectionState::Disconnected => true,
@@ -91,13 +98,17 @@ impl State {
             ));
         }
         let has_service = change.vpc_service_name.is_some() || change.vpc_service_owner.is_some();
-        let changed = change.applied_to(store, now);
+        let mut changed = change.applied_to(store, now);
         match changed.proxy.connectivity {
             Connectivity::VpcEndpointService if changed.proxy.vpc_service_name.is_none() => {
                 return Err(service_name_missing());
             }
+            // Of this account, unless the change or the store says otherwise.
+            Connectivity::VpcEndpointService => {
+                changed.proxy.vpc_service_owner.get_or_insert_with(|| home.account_id.clone());
+            }
             Connectivity::PublicEndpoint if has_service => return Err(service_name_unexpected()),
-            _ => {}
+            Connectivity::PublicEndpoint => {}
         }
         self.check_unique(Some(id), &changed.name, &changed.proxy)?;
         Ok(changed)
@@ -107,8 +118,14 @@ impl State {
     ///
     /// # Errors
     /// As [`State::changed_store`].
-    pub fn update_store(&mut self, id: &str, change: StoreChange, now: Timestamp) -> Result<(), KmsError> {
-        let changed = self.changed_store(id, change, now)?;
+    pub fn update_store(
+        &mut self,
+        home: &Home,
+        id: &str,
+        change: StoreChange,
+        now: Timestamp,
+    ) -> Result<(), KmsError> {
+        let changed = self.changed_store(home, id, change, now)?;
         self.stores.insert(id.to_owned(), changed);
         Ok(())
     }
@@ -305,14 +322,15 @@ mod tests {
 
     #[test]
     fn a_credential_is_as_old_as_its_last_change() {
+        let home = Home { account_id: "111122223333".to_owned(), region: "us-east-1".to_owned() };
         let mut state = state();
         let later = NOW.plus_days(3);
         let renamed = StoreChange { name: Some("two".to_owned()), ..StoreChange::default() };
-        state.update_store("cks-1", renamed, later).unwrap();
+        state.update_store(&home, "cks-1", renamed, later).unwrap();
         assert_eq!(state.store("cks-1").unwrap().credential_since, NOW);
         let credential = Some(("B".repeat(20), SecretText::new("t".repeat(43))));
         let changed = StoreChange { credential, ..StoreChange::default() };
-        state.update_store("cks-1", changed, later).unwrap();
+        state.update_store(&home, "cks-1", changed, later).unwrap();
         assert_eq!(state.store("cks-1").unwrap().credential_since, later);
         assert!(!format!("{state:?}").contains("ttt"));
     }

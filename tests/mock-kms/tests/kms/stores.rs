@@ -229,6 +229,17 @@ async fn an_update_is_proven_before_it_applies() {
     mock.call("UpdateCustomKeyStore", update(with(private, &endpoint))).await;
     let configuration = mock.store(&store).await["XksProxyConfiguration"].clone();
     assert_eq!(configuration["VpcEndpointServiceOwner"], "111122223333");
+    // Who owns the service stays until it is said otherwise.
+    let owner = json!({ "XksProxyVpcEndpointServiceOwner": "444455556666" });
+    mock.call("UpdateCustomKeyStore", update(owner)).await;
+    for changes in [
+        json!({ "XksProxyVpcEndpointServiceName": SERVICE_2 }),
+        json!({ "XksProxyConnectivity": "VPC_ENDPOINT_SERVICE", "XksProxyUriPath": "/newer/kms/xks/v1" }),
+    ] {
+        mock.call("UpdateCustomKeyStore", update(changes)).await;
+        let configuration = mock.store(&store).await["XksProxyConfiguration"].clone();
+        assert_eq!(configuration["VpcEndpointServiceOwner"], "444455556666");
+    }
     let public = json!({
         "XksProxyConnectivity": "PUBLIC_ENDPOINT",
         "XksProxyUriEndpoint": "https://localhost",
