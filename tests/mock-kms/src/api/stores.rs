@@ -38,7 +38,7 @@ fn new_store(call: &Call<'_>, body: &Value) -> Result<(String, ProxySettings), K
     if has_password {
         input.required_secret("KeyStorePassword", &constraint::STORE_PASSWORD)?;
     }
-    let proxy = proxy_members(&mut input)?;
+    let proxy = proxy_members(&mut input, false)?;
     input.finish()?;
     if kind != Some("EXTERNAL_KEY_STORE") {
         return Err(no_cluster(cluster.as_deref()));
@@ -84,7 +84,7 @@ pub(super) async fn update(call: &Call<'_>, body: &Value) -> Answer {
     let name = input.text("NewCustomKeyStoreName", &constraint::STORE_NAME)?;
     let has_cluster = input.text("CloudHsmClusterId", &constraint::CLUSTER_ID)?.is_some();
     let has_password = input.has("KeyStorePassword");
-    let change = StoreChange { name, ..proxy_members(&mut input)? };
+    let change = StoreChange { name, ..proxy_members(&mut input, true)? };
     input.finish()?;
     if has_cluster || has_password {
         let message = "CloudHsmClusterId and KeyStorePassword are not valid for an EXTERNAL_KEY_STORE.";
@@ -145,8 +145,12 @@ pub(super) fn paged(name: &str, page: Page<Value>) -> Value {
     answer
 }
 
-fn proxy_members(input: &mut Input<'_>) -> Result<StoreChange, KmsError> {
+fn proxy_members(input: &mut Input<'_>, is_update: bool) -> Result<StoreChange, KmsError> {
     let connectivity = input.choice("XksProxyConnectivity", &["PUBLIC_ENDPOINT", "VPC_ENDPOINT_SERVICE"])?;
+    // The documented way to say that a store has no VPC endpoint service any more.
+    let ends_service = is_update
+        && connectivity == Some("PUBLIC_ENDPOINT")
+        && input.is_empty_text("XksProxyVpcEndpointServiceName");
     let change = StoreChange {
         name: None,
         connectivity: connectivity.map(|name| match name {
@@ -155,8 +159,7 @@ fn proxy_members(input: &mut Input<'_>) -> Result<StoreChange, KmsError> {
         }),
         uri_endpoint: input.text("XksProxyUriEndpoint", &constraint::URI_ENDPOINT)?,
         uri_path: input.text("XksProxyUriPath", &constraint::URI_PATH)?,
-        vpc_service_name: if input.is_empty_text("XksProxyVpcEndpointServiceName") {
-            // The documented way to say that a store has none any more.
+        vpc_service_name: if ends_service {
             None
         } else {
             input.text("XksProxyVpcEndpointServiceName", &constraint::VPC_SERVICE_NAME)?

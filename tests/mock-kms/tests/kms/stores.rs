@@ -229,6 +229,15 @@ async fn an_update_is_proven_before_it_applies() {
     mock.call("UpdateCustomKeyStore", update(with(private, &endpoint))).await;
     let configuration = mock.store(&store).await["XksProxyConfiguration"].clone();
     assert_eq!(configuration["VpcEndpointServiceOwner"], "111122223333");
+    // Empty is no name, but for a store that is to have none.
+    for changes in [
+        json!({ "XksProxyVpcEndpointServiceName": "" }),
+        json!({ "XksProxyConnectivity": "VPC_ENDPOINT_SERVICE", "XksProxyVpcEndpointServiceName": "" }),
+    ] {
+        let (exception, message) = mock.fail("UpdateCustomKeyStore", update(changes)).await;
+        assert_eq!(exception, "ValidationException");
+        assert!(message.contains("'xksProxyVpcEndpointServiceName'"), "{message}");
+    }
     // Who owns the service stays until it is said otherwise.
     let owner = json!({ "XksProxyVpcEndpointServiceOwner": "444455556666" });
     mock.call("UpdateCustomKeyStore", update(owner)).await;
@@ -328,6 +337,8 @@ async fn what_an_external_key_store_needs_is_said() {
     let service = json!({ "XksProxyVpcEndpointServiceName": SERVICE });
     assert_eq!(exception(&mock, create, with(store_members("one"), &service)).await, "ValidationException");
     let no_service = json!({ "XksProxyConnectivity": "VPC_ENDPOINT_SERVICE" });
+    let empty_service = with(store_members("one"), &json!({ "XksProxyVpcEndpointServiceName": "" }));
+    assert_eq!(exception(&mock, create, empty_service).await, "ValidationException");
     assert_eq!(
         exception(&mock, create, with(store_members("one"), &no_service)).await,
         "ValidationException"
