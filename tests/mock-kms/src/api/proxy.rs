@@ -33,13 +33,22 @@ impl Service {
             ..RequestMetadata::default()
         };
         let exchange = self.client.health_status(&self.proxy(proxy), &metadata).await;
-        if let Ok(health) = &exchange.outcome
-            && !store_id.is_empty()
-        {
-            self.journal.note_health(store_id, self.read(|_, now| now), health.clone());
+        if !store_id.is_empty() {
+            self.note_health(store_id, proxy, exchange.outcome.as_ref().ok());
         }
         let call = proxy_call(store_id, Operation::GetHealthStatus, &exchange);
         (exchange.outcome, call)
+    }
+
+    fn note_health(&self, store_id: &str, proxy: &ProxySettings, health: Option<&GetHealthStatusResponse>) {
+        let (now, is_in_use) =
+            self.read(|state, now| (now, state.store(store_id).is_ok_and(|store| store.proxy == *proxy)));
+        match health {
+            Some(health) => self.journal.note_health(store_id, now, health.clone()),
+            None if is_in_use => self.journal.forget_health(store_id),
+            // New settings of an update, which come to nothing.
+            None => {}
+        }
     }
 }
 

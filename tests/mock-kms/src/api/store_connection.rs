@@ -36,6 +36,7 @@ pub(super) fn disconnect(call: &Call<'_>, body: &Value) -> Answer {
         }
         Ok(attempt)
     })?;
+    call.service.journal.forget_health(&id);
     if !delay.is_zero() {
         tokio::spawn(end_disconnect(Arc::clone(call.service), id, attempt));
     }

@@ -100,7 +100,7 @@ pub struct StoreTotals {
     pub latency: [u64; LATENCY_BOUNDS_MS.len() + 1],
     /// Sum of all latencies.
     pub latency_sum: Duration,
-    /// The last good answer to a health check, and when it came.
+    /// The answer to the last health check, and when it came; none where that failed, or the store is disconnected.
     pub health: Option<(Timestamp, GetHealthStatusResponse)>,
     /// The certificate that the proxy showed last.
     pub certificate: Option<Arc<Certificate>>,
@@ -142,6 +142,13 @@ impl Journal {
     /// Remembers a good answer to a health check.
     pub fn note_health(&self, store_id: &str, at: Timestamp, health: GetHealthStatusResponse) {
         self.lock().totals.entry(store_id.to_owned()).or_default().health = Some((at, health));
+    }
+
+    /// Forgets what the last good answer said, since nobody knows whether it is still so.
+    pub fn forget_health(&self, store_id: &str) {
+        if let Some(totals) = self.lock().totals.get_mut(store_id) {
+            totals.health = None;
+        }
     }
 
     /// The last calls, the latest first.

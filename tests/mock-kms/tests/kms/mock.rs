@@ -106,15 +106,31 @@ impl Mock {
 
     /// Posts anything.
     pub(crate) async fn post(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        self.request(Request::post(path), headers, body.into()).await
+    }
+
+    /// Reads a page that must be there.
+    pub(crate) async fn read(&self, path: &str) -> String {
+        let answer = self.request(Request::get(path), &[], Bytes::new()).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        answer.text
+    }
+
+    async fn request(
+        &self,
+        request: http::request::Builder,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Answer {
         let stream = TcpStream::connect(self.address()).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
-        let mut request = Request::post(path).header("host", self.address().to_string());
+        let mut request = request.header("host", self.address().to_string());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+        let response = sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap();
         let (head, body) = response.into_parts();
         let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         Answer { status: head.status.as_u16(), headers: head.headers, text }

@@ -355,6 +355,28 @@ async fn what_an_external_key_store_needs_is_said() {
 }
 
 #[tokio::test]
+async fn states_of_key_managers_are_shown_while_they_are_known() {
+    let proxy = FakeProxy::start().await;
+    let mock = Mock::start(proxy.address, &[]);
+    let store = mock.connected_store("one").await;
+    let is_shown = async || mock.read("/metrics").await.contains("external_key_manager_states{");
+    let check = async || assert_eq!(mock.post("/_mock/health-check", &[], "").await.status, 204);
+    assert!(is_shown().await);
+    proxy.behave(Behaviour::HangUp);
+    // Settings that do not come to apply say nothing of those that do.
+    let path = json!({ "XksProxyUriPath": "/two/kms/xks/v1" });
+    mock.fail("UpdateCustomKeyStore", with(id(&store), &path)).await;
+    assert!(is_shown().await);
+    check().await;
+    assert!(!is_shown().await);
+    proxy.behave(Behaviour::Good);
+    check().await;
+    assert!(is_shown().await);
+    mock.call("DisconnectCustomKeyStore", id(&store)).await;
+    assert!(!is_shown().await);
+}
+
+#[tokio::test]
 async fn a_proxy_learns_why_it_is_asked() {
     let proxy = FakeProxy::start().await;
     let mock = Mock::start(proxy.address, &[]);
