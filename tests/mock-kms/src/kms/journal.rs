@@ -157,7 +157,7 @@ impl Journal {
         self.lock().entries.iter().rev().take(limit).cloned().collect()
     }
 
-    /// The totals of each store that was ever called, by store id.
+    /// The totals of each store that was ever called, by store id: of deleted ones too.
     #[must_use]
     pub fn totals(&self) -> BTreeMap<String, StoreTotals> {
         self.lock().totals.clone()

@@ -155,6 +155,16 @@ fn metrics_say_what_cloudwatch_would() {
     }
 }
 
+#[test]
+fn a_deleted_store_has_no_metrics() {
+    let (mut state, journal) = (state(), Journal::default());
+    journal.record(call(0, None, "xks.example.com"));
+    journal.count_throttled("cks-1");
+    assert!(text(File::Metrics, &state, &journal).contains("cks-1"));
+    state.delete_store("cks-1").unwrap();
+    assert!(!text(File::Metrics, &state, &journal).contains("cks-1"));
+}
+
 /// CloudWatch has no value then either.
 #[test]
 fn a_wildcard_certificate_has_no_expiry() {
