@@ -30,10 +30,16 @@ impl Timestamp {
         Self { unix_ms: self.unix_ms.saturating_add(days.saturating_mul(MS_PER_DAY)) }
     }
 
+    /// Milliseconds from `earlier` until this.
+    #[must_use]
+    pub const fn ms_since(self, earlier: Self) -> i64 {
+        self.unix_ms.saturating_sub(earlier.unix_ms)
+    }
+
     /// Seconds from `earlier` until this.
     #[must_use]
     pub const fn secs_since(self, earlier: Self) -> i64 {
-        (self.unix_ms - earlier.unix_ms) / MS_PER_SEC
+        self.ms_since(earlier) / MS_PER_SEC
     }
 
     /// As AWS JSON shows it: seconds since 1970 with a fraction.
@@ -58,5 +64,8 @@ mod tests {
         assert_eq!(Timestamp::of(machine, 60).secs_since(now), 60);
         assert_eq!(Timestamp::of(machine, -60).secs_since(now), -60);
         assert_eq!(now.plus_days(7).secs_since(now), 7 * 86_400);
+        let beginning = Timestamp::of(machine, i64::MIN);
+        assert_eq!(beginning.ms_since(now), i64::MIN);
+        assert_eq!(now.ms_since(beginning), i64::MAX);
     }
 }

@@ -165,7 +165,7 @@ impl<'a> StoreView<'a> {
                 _ => None,
             },
             access_key_id: &store.proxy.access_key_id,
-            credential_age_days: (view.now.unix_ms - store.credential_since.unix_ms) / MS_PER_DAY,
+            credential_age_days: view.now.ms_since(store.credential_since) / MS_PER_DAY,
             keys: keys.count(),
             calls: totals.calls,
             errors: errors
@@ -248,7 +248,7 @@ impl LayerView {
 
 /// Whole days until the certificate ends, negative afterwards.
 const fn days_to_expire(certificate: &Certificate, now_unix_ms: i64) -> i64 {
-    (certificate.not_after_unix_secs * 1000 - now_unix_ms).div_euclid(MS_PER_DAY)
+    certificate.not_after_unix_secs.saturating_mul(1000).saturating_sub(now_unix_ms).div_euclid(MS_PER_DAY)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a count of calls, for a mean")]

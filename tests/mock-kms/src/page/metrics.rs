@@ -97,7 +97,7 @@ fn ages(view: &View<'_>, totals: &Totals, text: &mut Text) {
             .as_ref()
             .filter(|it| !it.common_names.iter().any(|name| name.starts_with("*.")));
         if let Some(certificate) = certificate {
-            let left_secs = certificate.not_after_unix_secs - view.now.unix_ms.div_euclid(1000);
+            let left_secs = certificate.not_after_unix_secs.saturating_sub(view.now.unix_ms.div_euclid(1000));
             text.sample(name, &[("store", store)], left_secs);
         }
     }

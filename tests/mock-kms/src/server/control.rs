@@ -8,6 +8,10 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
+use crate::kms::{Exception, KmsError};
+
+/// How far the clock may be from the machine's, in seconds: a hundred years.
+const MAX_AHEAD_SECS: i64 = 100 * 365 * 86_400;
 
 /// The clock.
 #[derive(Serialize)]
@@ -35,10 +39,21 @@ pub(super) async fn move_clock(
 ) -> Result<Json<Clock>, (StatusCode, String)> {
     let moved = shared.service.change(|state, _| {
         let base = change.ahead_secs.unwrap_or(state.clock_ahead_secs);
-        state.clock_ahead_secs = base.saturating_add(change.advance_secs.unwrap_or_default());
+        let ahead_secs = base.saturating_add(change.advance_secs.unwrap_or_default());
+        if ahead_secs.saturating_abs() > MAX_AHEAD_SECS {
+            let message = format!("The clock can be {MAX_AHEAD_SECS} seconds ahead or behind at most.");
+            return Err(KmsError::validation(message));
+        }
+        state.clock_ahead_secs = ahead_secs;
         Ok(())
     });
-    moved.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    moved.map_err(|error| {
+        let status = match error.exception {
+            Exception::ValidationException => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, error.to_string())
+    })?;
     Ok(Json(clock(&shared)))
 }
 

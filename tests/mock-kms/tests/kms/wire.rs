@@ -145,6 +145,27 @@ async fn every_limit_is_checked_here_with_the_words_of_aws() {
 }
 
 #[tokio::test]
+async fn the_clock_goes_a_hundred_years_ahead_or_behind_and_no_further() {
+    let mock = Mock::start_with(&[]);
+    let set = async |body: serde_json::Value| {
+        mock.post("/_mock/clock", &[("content-type", "application/json")], body.to_string()).await.status
+    };
+    let century_secs: i64 = 100 * 365 * 86_400;
+    for ahead_secs in [century_secs, -century_secs] {
+        assert_eq!(set(json!({ "aheadSecs": ahead_secs })).await, 200);
+        assert_eq!(set(json!({ "advanceSecs": ahead_secs.signum() })).await, 422);
+        for path in ["/page.json", "/metrics"] {
+            mock.read(path).await;
+        }
+    }
+    for too_far in [i64::MIN, -century_secs - 1, century_secs + 1, i64::MAX] {
+        assert_eq!(set(json!({ "aheadSecs": too_far })).await, 422, "{too_far}");
+    }
+    let clock: serde_json::Value = serde_json::from_str(&mock.read("/_mock/clock").await).unwrap();
+    assert_eq!(clock["aheadSecs"], -century_secs);
+}
+
+#[tokio::test]
 async fn every_operation_of_the_api_is_answered() {
     let mock = Mock::start_with(&[]);
     for operation in mock_kms::api::Operation::all() {
