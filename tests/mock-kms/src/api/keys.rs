@@ -14,7 +14,9 @@ use super::policies::{check_policy, default_policy};
 use super::service::Call;
 use super::stores::paged;
 use crate::kms::constraint::{self, LIMIT, PENDING_WINDOW_DAYS, Text};
-use crate::kms::key::{DEFAULT_PENDING_WINDOW_DAYS, Key, MAX_TAGS, Material, Origin};
+use crate::kms::key::{
+    DEFAULT_PENDING_WINDOW_DAYS, DEFAULT_ROTATION_PERIOD_DAYS, Key, MAX_TAGS, Material, Origin,
+};
 use crate::kms::name::new_uuid;
 use crate::kms::page::page;
 use crate::kms::{Exception, KmsError};
@@ -66,6 +68,7 @@ pub(super) async fn create(call: &Call<'_>, body: &Value) -> Answer {
             deletion: None,
             origin,
             is_rotating: false,
+            rotation_period_days: DEFAULT_ROTATION_PERIOD_DAYS,
             material,
         };
         let metadata = key_metadata(call.home(), &key, state.key_state(&key));

@@ -131,8 +131,8 @@ pub(super) async fn answer(call: &Call<'_>, body: &Value) -> Answer {
         "GenerateDataKey" => data_keys::generate(call, body, true).await,
         "GenerateDataKeyWithoutPlaintext" => data_keys::generate(call, body, false).await,
         "GenerateRandom" => data_keys::random(call, body),
-        "EnableKeyRotation" => rotation::set(call, body, true),
-        "DisableKeyRotation" => rotation::set(call, body, false),
+        "EnableKeyRotation" => rotation::enable(call, body),
+        "DisableKeyRotation" => rotation::disable(call, body),
         "GetKeyRotationStatus" => rotation::status(call, body),
         _ => unsupported::answer(call, body),
     }

@@ -15,6 +15,8 @@ use super::{Exception, KmsError, State, Timestamp};
 pub const MAX_TAGS: usize = 50;
 /// Waiting period of ScheduleKeyDeletion where none is given, in days.
 pub const DEFAULT_PENDING_WINDOW_DAYS: i64 = 30;
+/// `RotationPeriodInDays` where the request says none.
+pub const DEFAULT_ROTATION_PERIOD_DAYS: i64 = 365;
 
 /// A symmetric KMS key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +39,16 @@ pub struct Key {
     pub origin: Origin,
     /// What EnableKeyRotation and DisableKeyRotation set. Nothing rotates.
     pub is_rotating: bool,
+    /// `RotationPeriodInDays`, which counts while rotation is enabled.
+    #[serde(default = "default_rotation_period_days")]
+    pub rotation_period_days: i64,
     /// The key's own material inside KMS: every key has some, those of external key stores too.
     pub material: Material,
+}
+
+/// State files of before the period was kept have none.
+const fn default_rotation_period_days() -> i64 {
+    DEFAULT_ROTATION_PERIOD_DAYS
 }
 
 /// A deletion that waits.
@@ -343,6 +353,7 @@ mod tests {
             deletion: None,
             origin: Origin::AwsKms,
             is_rotating: false,
+            rotation_period_days: DEFAULT_ROTATION_PERIOD_DAYS,
             material: Material::from_bytes([1; 32]),
         };
         let (id, arn) = (key.id.clone(), home.key_arn(&key.id));

@@ -358,8 +358,22 @@ async fn what_keys_in_external_key_stores_cannot_do_is_refused_as_documented() {
     assert_eq!(random, "CustomKeyStoreNotFoundException");
     // Keys in KMS have a mark of rotation.
     let plain = mock.create_plain_key().await;
-    mock.call("EnableKeyRotation", key(&plain)).await;
-    assert_eq!(mock.call("GetKeyRotationStatus", key(&plain)).await["KeyRotationEnabled"], true);
+    let created = mock.call("DescribeKey", key(&plain)).await["KeyMetadata"]["CreationDate"].clone();
+    for (asked, days) in [(json!(null), 365.0), (json!(90), 90.0), (json!(2560), 2560.0)] {
+        let body = json!({ "KeyId": plain, "RotationPeriodInDays": asked });
+        mock.call("EnableKeyRotation", body).await;
+        let status = mock.call("GetKeyRotationStatus", key(&plain)).await;
+        assert_eq!(status["KeyRotationEnabled"], true);
+        assert_eq!(status["RotationPeriodInDays"].as_f64().unwrap(), days);
+        let until_next = status["NextRotationDate"].as_f64().unwrap() - created.as_f64().unwrap();
+        assert!((until_next - days * 86_400.0).abs() < 1.0, "{status}");
+    }
+    for days in [89, 2561] {
+        let body = json!({ "KeyId": plain, "RotationPeriodInDays": days });
+        assert_eq!(mock.fail("EnableKeyRotation", body).await.0, "ValidationException");
+    }
     mock.call("DisableKeyRotation", key(&plain)).await;
-    assert_eq!(mock.call("GetKeyRotationStatus", key(&plain)).await["KeyRotationEnabled"], false);
+    let status = mock.call("GetKeyRotationStatus", key(&plain)).await;
+    assert_eq!(status["KeyRotationEnabled"], false);
+    assert!(status.get("RotationPeriodInDays").is_none());
 }
