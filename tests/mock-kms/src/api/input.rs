@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::kms::constraint::{self, Number, Text};
-use crate::kms::context::EncryptionContext;
+use crate::kms::context::{EncryptionContext, MAX_CONTEXT_JSON_BYTES};
 use crate::kms::{Exception, KmsError};
 
 /// A request's members.
@@ -109,7 +109,12 @@ impl<'a> Input<'a> {
     pub(super) fn context(&mut self, name: &str) -> Result<EncryptionContext, KmsError> {
         let Some(value) = self.member(name) else { return Ok(EncryptionContext::default()) };
         let pairs = object(value)?.iter().map(|(key, value)| Ok((key.clone(), string(value)?.to_owned())));
-        EncryptionContext::new(pairs.collect::<Result<_, KmsError>>()?)
+        let context = EncryptionContext::new(pairs.collect::<Result<_, KmsError>>()?);
+        if context.is_none() {
+            let fault = format!("Member must have length less than or equal to {MAX_CONTEXT_JSON_BYTES}");
+            self.fault(None, name, &fault);
+        }
+        Ok(context.unwrap_or_default())
     }
 
     /// Tags; none where they are absent.

@@ -168,7 +168,8 @@ impl Scene {
     async fn show_layers(&mut self, terminal: &mut Terminal, data_key: &DataKey) -> Result<Peeled, Stop> {
         terminal.step("Which bytes each side saw")?;
         let context = EncryptionContext::new(context_pairs());
-        let context = context.map_err(|error| Stop::NotProven(error.to_string()))?;
+        let context =
+            context.ok_or_else(|| Stop::NotProven("the encryption context is too long".to_owned()))?;
         let peeled = peel(&self.service, &self.client, &self.folder, &data_key.blob, &context).await?;
         peeled.show(terminal)?;
         prove(

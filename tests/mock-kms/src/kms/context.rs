@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::KmsError;
-
 /// Longest encryption context, written as JSON, in bytes.
 pub const MAX_CONTEXT_JSON_BYTES: usize = 8192;
 
@@ -17,20 +15,11 @@ pub struct EncryptionContext {
 }
 
 impl EncryptionContext {
-    /// Takes the pairs.
-    ///
-    /// # Errors
-    /// `ValidationException` when they are longer than 8192 bytes of JSON.
-    pub fn new(pairs: BTreeMap<String, String>) -> Result<Self, KmsError> {
+    /// Takes the pairs; `None` where they are longer than [`MAX_CONTEXT_JSON_BYTES`].
+    #[must_use]
+    pub fn new(pairs: BTreeMap<String, String>) -> Option<Self> {
         let json_bytes = serde_json::to_string(&pairs).map_or(usize::MAX, |json| json.len());
-        if json_bytes > MAX_CONTEXT_JSON_BYTES {
-            let message = format!(
-                "1 validation error detected: Value at 'encryptionContext' failed to satisfy constraint: Member must \
-                 have length less than or equal to {MAX_CONTEXT_JSON_BYTES}"
-            );
-            return Err(KmsError::validation(message));
-        }
-        Ok(Self { pairs })
+        (json_bytes <= MAX_CONTEXT_JSON_BYTES).then_some(Self { pairs })
     }
 
     /// One text for each context, and no two contexts the same: a format byte, then each pair in the order of the keys,
@@ -78,7 +67,7 @@ mod tests {
         let longest = "v".repeat(MAX_CONTEXT_JSON_BYTES - 8);
         assert!(context(&[("k", &longest)]).canonical().len() <= xks_spec::limits::MIN_SUPPORTED_AAD_BYTES);
         let too_long = BTreeMap::from([("k".to_owned(), format!("{longest}v"))]);
-        assert!(EncryptionContext::new(too_long).is_err());
+        assert!(EncryptionContext::new(too_long).is_none());
         let many: BTreeMap<_, _> = (0..700).map(|n| (format!("{n:04}"), "x".to_owned())).collect();
         let many = EncryptionContext::new(many).unwrap();
         assert!(many.canonical().len() <= xks_spec::limits::MIN_SUPPORTED_AAD_BYTES);

@@ -58,6 +58,7 @@ async fn every_limit_is_checked_here_with_the_words_of_aws() {
     let mock = Mock::start_with(&[]);
     let key = mock.create_plain_key().await;
     let too_long = "A".repeat(5464);
+    let long_context = json!({ "k": "v".repeat(8192) });
     let cases = [
         (
             "Encrypt",
@@ -78,6 +79,17 @@ async fn every_limit_is_checked_here_with_the_words_of_aws() {
             "Decrypt",
             json!({}),
             "Value null at 'ciphertextBlob' failed to satisfy constraint: Member must not be null",
+        ),
+        (
+            "Encrypt",
+            json!({ "KeyId": key, "Plaintext": "AAAA", "EncryptionContext": long_context }),
+            "Value at 'encryptionContext' failed to satisfy constraint: Member must have length less than or equal to 8192",
+        ),
+        (
+            "ReEncrypt",
+            json!({ "CiphertextBlob": "AAAA", "DestinationKeyId": key, "DestinationEncryptionContext": long_context }),
+            "Value at 'destinationEncryptionContext' failed to satisfy constraint: Member must have length less than or \
+             equal to 8192",
         ),
         (
             "GenerateDataKey",
