@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use thiserror::Error;
 
 use crate::api::{Service, Settings};
 use crate::kms::State;
-use crate::kms::constraint::ACCOUNT_ID;
+use crate::kms::constraint::{ACCOUNT_ID, URI_ENDPOINT};
 use crate::kms::name::Home;
 use crate::kms::snapshot::{Snapshot, StateLock};
 use crate::server::{self, Callers, CallersError, TlsError};
@@ -151,6 +152,10 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => arguments,
         Command::Demo(arguments) => return crate::demo::run(&arguments),
     };
+    if let Some(name) = name_resolved_twice(&arguments.resolve) {
+        let message = format!("--resolve says twice where {name} is");
+        CommandLine::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -274,12 +279,21 @@ pub(crate) async fn interrupted() {
 
 fn parse_resolve(text: &str) -> Result<(String, SocketAddr), String> {
     let (name, place) = text.split_once('=').ok_or("must be NAME=ADDRESS:PORT")?;
-    let address =
-        place.parse().ok().or_else(|| place.to_socket_addrs().ok()?.min_by_key(SocketAddr::is_ipv6));
-    match address {
-        Some(address) if !name.is_empty() => Ok((name.to_owned(), address)),
-        _ => Err("must be NAME=ADDRESS:PORT".to_owned()),
+    if !URI_ENDPOINT.faults(&format!("https://{name}")).is_empty() {
+        return Err("NAME must be the host of an endpoint, without https:// and port".to_owned());
     }
+    let address: Option<SocketAddr> =
+        place.parse().ok().or_else(|| place.to_socket_addrs().ok()?.min_by_key(SocketAddr::is_ipv6));
+    Ok((name.to_owned(), address.ok_or("must be NAME=ADDRESS:PORT")?))
+}
+
+/// A name that `--resolve` has twice: only one of the places could be meant.
+fn name_resolved_twice(resolve: &[(String, SocketAddr)]) -> Option<&str> {
+    let mut names = resolve.iter().enumerate().map(|(index, (name, _))| (index, name));
+    let is_earlier = |index: usize, name: &str| {
+        resolve.iter().take(index).any(|(earlier, _)| earlier.eq_ignore_ascii_case(name))
+    };
+    names.find(|(index, name)| is_earlier(*index, name)).map(|(_, name)| name.as_str())
 }
 
 fn parse_account(text: &str) -> Result<String, String> {
@@ -292,8 +306,6 @@ fn parse_account(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -305,7 +317,15 @@ mod tests {
     fn a_name_is_resolved_to_address_and_port() {
         let parsed = parse_resolve("xks.example.com=127.0.0.1:8443").unwrap();
         assert_eq!(parsed, ("xks.example.com".to_owned(), "127.0.0.1:8443".parse().unwrap()));
-        for wrong in ["xks.example.com", "=127.0.0.1:8443", "xks.example.com=127.0.0.1", "a=b"] {
+        for wrong in [
+            "xks.example.com",
+            "=127.0.0.1:8443",
+            "xks.example.com=127.0.0.1",
+            "xks.example.com=b",
+            "xks.example.com:443=127.0.0.1:8443",
+            "https://xks.example.com=127.0.0.1:8443",
+            "xks.example.com/path=127.0.0.1:8443",
+        ] {
             assert!(parse_resolve(wrong).is_err(), "{wrong}");
         }
     }

@@ -17,6 +17,12 @@ fn wrong_arguments_are_told_apart_from_what_cannot_be_done() {
     for (arguments, code, text) in [
         (&["--listen", "somewhere"][..], 2, "--listen"),
         (&["--resolve", "localhost"], 2, "NAME=ADDRESS:PORT"),
+        (&["--resolve", "https://localhost=127.0.0.1:1"], 2, "without https://"),
+        (
+            &["--resolve", "localhost=127.0.0.1:1", "--resolve", "LOCALHOST=127.0.0.1:2"],
+            2,
+            "twice where LOCALHOST",
+        ),
         (&["--tls-cert", "x"], 2, "--tls-key"),
         (&["--reset"], 2, "--state"),
         (&["--account-id", "1"], 2, "twelve digits"),
