@@ -120,10 +120,12 @@ impl Connector {
         if let Some(address) = self.addresses.get(&name.to_ascii_lowercase()) {
             return TcpStream::connect(address).await.map_err(unreachable);
         }
-        let mut addresses: Vec<_> =
-            tokio::net::lookup_host((name, port)).await.map_err(unreachable)?.collect();
-        // KMS speaks IPv4.
-        addresses.sort_by_key(SocketAddr::is_ipv6);
+        let found = tokio::net::lookup_host((name, port)).await.map_err(unreachable)?;
+        // KMS speaks IPv4 alone.
+        let addresses: Vec<_> = found.filter(SocketAddr::is_ipv4).collect();
+        if addresses.is_empty() {
+            return Err(Failure::Unreachable(format!("{name} has no IPv4 address")));
+        }
         TcpStream::connect(addresses.as_slice()).await.map_err(unreachable)
     }
 
@@ -269,4 +271,26 @@ fn is_bad_frame(cause: &(dyn Error + 'static)) -> bool {
 fn is_tls_alert(cause: &(dyn Error + 'static)) -> bool {
     // By its words, which are all that the h2 library leaves of rustls's error.
     cause.to_string().starts_with("received fatal alert: ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_without_ipv4_address_is_unreachable_unless_it_is_said_where_it_is() {
+        let tls = || {
+            let roots = rustls::RootCertStore::empty();
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            builder.unwrap().with_root_certificates(roots).with_no_client_auth()
+        };
+        // An address is its own name, whatever names this machine knows.
+        let connector = Connector::new(tls(), HashMap::new(), true);
+        let refused = connector.open_tcp("::1", 1).await.unwrap_err();
+        assert_eq!(refused, Failure::Unreachable("::1 has no IPv4 address".to_owned()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = HashMap::from([("::1".to_owned(), listener.local_addr().unwrap())]);
+        Connector::new(tls(), place, true).open_tcp("::1", 1).await.unwrap();
+    }
 }
