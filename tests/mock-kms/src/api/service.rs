@@ -40,6 +40,8 @@ pub struct Service {
 struct Memory {
     state: State,
     snapshot: Option<Snapshot>,
+    /// When the next key goes, so that reading need not look through all of them.
+    earliest_deletion: Option<Timestamp>,
 }
 
 impl Service {
@@ -47,16 +49,16 @@ impl Service {
     #[must_use]
     pub fn new(settings: Settings, client: Client, state: State, snapshot: Option<Snapshot>) -> Arc<Self> {
         let quota = Mutex::new(Quota::new(settings.requests_per_second));
-        let memory = Mutex::new(Memory { state, snapshot });
+        let earliest_deletion = state.earliest_deletion();
+        let memory = Mutex::new(Memory { state, snapshot, earliest_deletion });
         Arc::new(Self { settings, journal: Journal::default(), client, memory, quota })
     }
 
     /// Reads the state as it is now, keys that are due having gone.
     pub fn read<T>(&self, read: impl FnOnce(&State, Timestamp) -> T) -> T {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = memory.now();
-        // Saved with the next change: after a restart they go again.
-        memory.state.delete_expired_keys(now);
+        // Keys that go are saved with the next change: after a restart they go again.
+        let now = memory.delete_expired_keys();
         read(&memory.state, now)
     }
 
@@ -70,15 +72,19 @@ impl Service {
         change: impl FnOnce(&mut State, Timestamp) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = memory.now();
-        memory.state.delete_expired_keys(now);
-        let Some(snapshot) = memory.snapshot.clone() else { return change(&mut memory.state, now) };
+        let now = memory.delete_expired_keys();
+        let Some(snapshot) = memory.snapshot.clone() else {
+            let result = change(&mut memory.state, now);
+            memory.earliest_deletion = memory.state.earliest_deletion();
+            return result;
+        };
         let mut draft = memory.state.clone();
         let result = change(&mut draft, now)?;
         // The lock is held so that the file never goes back in time; a development tool can afford the wait.
         snapshot.save(&draft).map_err(|error| {
             KmsError::new(Exception::KMSInternalException, format!("The state cannot be saved: {error}"))
         })?;
+        memory.earliest_deletion = draft.earliest_deletion();
         memory.state = draft;
         Ok(result)
     }
@@ -112,6 +118,16 @@ impl Service {
 impl Memory {
     fn now(&self) -> Timestamp {
         Timestamp::of(SystemTime::now(), self.state.clock_ahead_secs)
+    }
+
+    /// Says what time it is, keys that are due having gone.
+    fn delete_expired_keys(&mut self) -> Timestamp {
+        let now = self.now();
+        if self.earliest_deletion.is_some_and(|at| at <= now) {
+            self.state.delete_expired_keys(now);
+            self.earliest_deletion = self.state.earliest_deletion();
+        }
+        now
     }
 }
 

@@ -306,6 +306,12 @@ impl State {
         self.aliases.retain(|_, alias| keys.contains_key(&alias.target_key_id));
         self.keys.len() < before
     }
+
+    /// When the next key goes.
+    #[must_use]
+    pub fn earliest_deletion(&self) -> Option<Timestamp> {
+        self.keys.values().filter_map(|key| Some(key.deletion?.at)).min()
+    }
 }
 
 impl Key {
@@ -362,9 +368,11 @@ mod tests {
         state.create_alias(&home, "alias/a", &id, start).unwrap();
         state.schedule_deletion(&home, &arn, 7, start).unwrap();
         let end = start.plus_days(7);
+        assert_eq!(state.earliest_deletion(), Some(end));
         assert!(!state.delete_expired_keys(Timestamp { unix_ms: end.unix_ms - 1 }));
         assert!(state.key(&home, "alias/a").is_ok());
         assert!(state.delete_expired_keys(end));
+        assert_eq!(state.earliest_deletion(), None);
         assert!(state.keys.is_empty() && state.aliases.is_empty());
     }
 

@@ -80,7 +80,7 @@ impl Snapshot {
     }
 
     fn replace(&self, state: &State) -> io::Result<()> {
-        let json = zeroize::Zeroizing::new(serde_json::to_vec_pretty(&Content { format: FORMAT, state })?);
+        let json = zeroize::Zeroizing::new(serde_json::to_vec(&Content { format: FORMAT, state })?);
         let draft = self.beside(".new");
         let _ = fs::remove_file(&draft);
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
@@ -125,6 +125,8 @@ mod tests {
             snapshot.save(&state).unwrap();
             assert_eq!(snapshot.load().unwrap(), state);
         }
+        // Compact: all of it is written with each change.
+        assert!(!fs::read(folder.path().join("state.json")).unwrap().contains(&b'\n'));
         assert_eq!(
             fs::metadata(folder.path().join("state.json")).unwrap().permissions().mode() & 0o777,
             0o600
