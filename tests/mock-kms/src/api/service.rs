@@ -89,6 +89,21 @@ impl Service {
         Ok(result)
     }
 
+    /// Takes note of what has come about: it is so even where it cannot be saved, and is saved with the next change then.
+    ///
+    /// # Errors
+    /// `KMSInternalException` when the file cannot be written.
+    pub(super) fn note(&self, note: impl Fn(&mut State)) -> Result<(), KmsError> {
+        let saved = self.change(|state, _| {
+            note(state);
+            Ok(())
+        });
+        if saved.is_err() {
+            note(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner).state);
+        }
+        saved
+    }
+
     /// Answers one call. `principal` is the ARN of the caller.
     ///
     /// # Errors

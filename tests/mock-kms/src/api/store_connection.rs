@@ -65,14 +65,18 @@ async fn end_connect(service: Arc<Service>, id: String, attempt: u64, request_id
         Ok(_) => ConnectionState::Connected,
         Err(failure) => ConnectionState::Failed(connection_error_code(&failure)),
     };
-    let ended = service.change(|state, _| Ok(state.end_attempt(&id, attempt, outcome)));
+    let ended = service.note(|state| {
+        state.end_attempt(&id, attempt, outcome);
+    });
     call.end(ended.err().as_ref());
 }
 
 async fn end_disconnect(service: Arc<Service>, id: String, attempt: u64) {
     tokio::time::sleep(service.settings.disconnect_delay).await;
-    // A state that cannot be saved stays as it is; the next change reports it to its caller.
-    let _ = service.change(|state, _| Ok(state.end_attempt(&id, attempt, ConnectionState::Disconnected)));
+    // Where it cannot be saved, the next change says so to its caller.
+    let _ = service.note(|state| {
+        state.end_attempt(&id, attempt, ConnectionState::Disconnected);
+    });
 }
 
 impl Service {

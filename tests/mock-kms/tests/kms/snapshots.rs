@@ -70,6 +70,22 @@ async fn connecting_goes_on_after_a_kill() {
     assert_eq!(mock.settled_store(&store).await["ConnectionState"], "CONNECTED");
 }
 
+#[tokio::test]
+async fn connecting_ends_even_where_that_cannot_be_saved() {
+    let proxy = FakeProxy::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.json");
+    let mock = Mock::start(proxy.address, &["--state", file.to_str().unwrap()]);
+    let store = mock.create_store("one").await;
+    proxy.hold(true);
+    mock.call("ConnectCustomKeyStore", json!({ "CustomKeyStoreId": store })).await;
+    // In the way of the draft, from now on.
+    std::fs::create_dir(folder.path().join("state.json.new")).unwrap();
+    proxy.hold(false);
+    assert_eq!(mock.settled_store(&store).await["ConnectionState"], "CONNECTED");
+    assert_eq!(mock.fail("CreateKey", json!({})).await.0, "KMSInternalException");
+}
+
 /// Two processes would undo each other's changes.
 #[tokio::test]
 async fn a_file_is_of_one_process() {
