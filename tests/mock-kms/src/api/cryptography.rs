@@ -116,14 +116,15 @@ pub(super) fn check_algorithm(call: &Call<'_>, key: &Key, algorithm: Option<&str
 
 /// Reads `DryRun`, and the grant tokens, which grant nothing here.
 pub(super) fn dry_run(input: &mut Input<'_>) -> Result<bool, KmsError> {
-    input.texts("GrantTokens", &constraint::GRANT_TOKEN, 10)?;
+    input.texts("GrantTokens", &constraint::GRANT_TOKEN, &constraint::GRANT_TOKENS)?;
     input.is_set("DryRun")
 }
 
 /// Reads `DryRunModifiers`: a dry run of a decryption may do without the ciphertext.
 pub(super) fn ignores_ciphertext(input: &mut Input<'_>, is_dry_run: bool) -> Result<bool, KmsError> {
     static MODIFIER: Text = Text::matching(1, 64, "IGNORE_CIPHERTEXT");
-    let ignores = !input.texts("DryRunModifiers", &MODIFIER, 1)?.is_empty();
+    static MODIFIERS: Text = Text::of_length(0, 1);
+    let ignores = !input.texts("DryRunModifiers", &MODIFIER, &MODIFIERS)?.is_empty();
     if ignores && !is_dry_run {
         return Err(KmsError::validation("DryRunModifiers is only valid where DryRun is true."));
     }

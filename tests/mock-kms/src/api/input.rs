@@ -140,11 +140,13 @@ impl<'a> Input<'a> {
         Ok(tags)
     }
 
-    /// A list of texts; none where it is absent.
-    pub(super) fn texts(&mut self, name: &str, text: &Text, max: usize) -> Result<Vec<String>, KmsError> {
+    /// A list of as many texts as `length` allows; none where it is absent.
+    pub(super) fn texts(&mut self, name: &str, text: &Text, length: &Text) -> Result<Vec<String>, KmsError> {
         let list = self.list(name)?;
-        if list.len() > max {
-            self.fault(None, name, &format!("Member must have length less than or equal to {max}"));
+        if self.has(name)
+            && let Some(fault) = length.fault_of_length(list.len())
+        {
+            self.fault(None, name, &fault);
         }
         let mut texts = Vec::new();
         for (index, value) in list.iter().enumerate() {
@@ -321,7 +323,7 @@ mod tests {
             |input| input.blob("Plaintext", &constraint::PLAINTEXT).map(drop),
             |input| input.context("EncryptionContext").map(drop),
             |input| input.tags("Tags").map(drop),
-            |input| input.texts("GrantTokens", &constraint::GRANT_TOKEN, 10).map(drop),
+            |input| input.texts("GrantTokens", &constraint::GRANT_TOKEN, &constraint::GRANT_TOKENS).map(drop),
         ];
         for read in reads {
             assert_eq!(message(&body, read).exception, Exception::SerializationException);

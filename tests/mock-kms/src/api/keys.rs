@@ -185,7 +185,7 @@ fn check_external_key(metadata: &GetKeyMetadataResponse) -> Result<(), KmsError>
 pub(super) fn describe(call: &Call<'_>, body: &Value) -> Answer {
     let mut input = Input::new(body)?;
     let name = input.required_text("KeyId", &constraint::KEY_ID)?;
-    input.texts("GrantTokens", &constraint::GRANT_TOKEN, 10)?;
+    input.texts("GrantTokens", &constraint::GRANT_TOKEN, &constraint::GRANT_TOKENS)?;
     input.finish()?;
     call.service.read(|state, _| {
         let key = state.key(call.home(), &name)?;
@@ -195,10 +195,11 @@ pub(super) fn describe(call: &Call<'_>, body: &Value) -> Answer {
 
 pub(super) fn list(call: &Call<'_>, body: &Value) -> Answer {
     static RESOURCE_OWNER: Text = Text::matching(1, 64, "SELF|OTHER_ACCOUNTS_VIA_RAM");
+    static RESOURCE_OWNERS: Text = Text::of_length(1, 2);
     let mut input = Input::new(body)?;
     let limit = input.count("Limit", LIMIT)?;
     let marker = input.text("Marker", &constraint::MARKER)?;
-    let owners = input.texts("ResourceOwners", &RESOURCE_OWNER, 2)?;
+    let owners = input.texts("ResourceOwners", &RESOURCE_OWNER, &RESOURCE_OWNERS)?;
     input.finish()?;
     // Nobody shares keys with the one account that there is.
     let is_mine_wanted = owners.is_empty() || owners.iter().any(|owner| owner == "SELF");

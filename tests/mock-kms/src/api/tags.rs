@@ -6,7 +6,7 @@ use super::input::Input;
 use super::operation::Answer;
 use super::service::Call;
 use super::stores::paged;
-use crate::kms::constraint::{self, LIMIT};
+use crate::kms::constraint::{self, LIMIT, Text};
 use crate::kms::key::MAX_TAGS;
 use crate::kms::page::page;
 
@@ -23,9 +23,10 @@ pub(super) fn tag(call: &Call<'_>, body: &Value) -> Answer {
 }
 
 pub(super) fn untag(call: &Call<'_>, body: &Value) -> Answer {
+    static TAG_KEYS: Text = Text::of_length(0, MAX_TAGS);
     let mut input = Input::new(body)?;
     let name = input.required_text("KeyId", &constraint::KEY_ID)?;
-    let keys = input.texts("TagKeys", &constraint::TAG_KEY, MAX_TAGS)?;
+    let keys = input.texts("TagKeys", &constraint::TAG_KEY, &TAG_KEYS)?;
     if !input.has("TagKeys") {
         input.missing("TagKeys");
     }

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use regex::Regex;
 
-/// Length, and pattern where there is one, of a text or blob.
+/// Length, and pattern where there is one, of a text or blob; length alone of a list.
 pub struct Text {
     min: usize,
     max: usize,
@@ -13,7 +13,7 @@ pub struct Text {
 }
 
 impl Text {
-    /// Anything of `min` to `max` characters, or bytes of a blob.
+    /// Anything of `min` to `max` characters, bytes of a blob, or members of a list.
     #[must_use]
     pub const fn of_length(min: usize, max: usize) -> Self {
         Self { min, max, pattern: None, compiled: OnceLock::new() }
@@ -99,6 +99,8 @@ pub static TAG_KEY: Text = Text::of_length(1, 128);
 pub static TAG_VALUE: Text = Text::of_length(0, 256);
 /// A grant token.
 pub static GRANT_TOKEN: Text = Text::of_length(1, 8192);
+/// `GrantTokens`, their number.
+pub static GRANT_TOKENS: Text = Text::of_length(0, 10);
 /// `CustomKeyStoreId`.
 pub static STORE_ID: Text = Text::of_length(1, 64);
 /// `CustomKeyStoreName`.

@@ -136,6 +136,16 @@ async fn every_limit_is_checked_here_with_the_words_of_aws() {
             r"Value '/kms/xks/v1/' at 'xksProxyUriPath' failed to satisfy constraint: Member must satisfy regular expression pattern: ^(/[a-zA-Z0-9\/_-]+/kms/xks/v\d{1,2})$|^(/kms/xks/v\d{1,2})$",
         ),
         (
+            "ListKeys",
+            json!({ "ResourceOwners": [] }),
+            "Value at 'resourceOwners' failed to satisfy constraint: Member must have length greater than or equal to 1",
+        ),
+        (
+            "Encrypt",
+            json!({ "KeyId": key, "Plaintext": "AAAA", "GrantTokens": vec!["t"; 11] }),
+            "Value at 'grantTokens' failed to satisfy constraint: Member must have length less than or equal to 10",
+        ),
+        (
             "DescribeKey",
             json!({}),
             "Value null at 'keyId' failed to satisfy constraint: Member must not be null",
