@@ -99,7 +99,7 @@ impl NewKey {
         let is_multi_region = input.is_set("MultiRegion")?;
         let xks_key_id = input.text("XksKeyId", &constraint::XKS_KEY_ID)?;
         input.finish()?;
-        if old_spec.is_some() && new_spec.is_some() && old_spec != new_spec {
+        if old_spec.is_some() && new_spec.is_some() {
             return Err(KmsError::validation(
                 "You cannot specify KeySpec and CustomerMasterKeySpec in the same request.",
             ));

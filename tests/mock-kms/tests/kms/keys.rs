@@ -301,6 +301,16 @@ async fn tags_are_set_removed_and_limited() {
 }
 
 #[tokio::test]
+async fn the_spec_of_a_key_goes_by_its_old_name_or_its_new_one() {
+    let mock = Mock::start_with(&[]);
+    for name in ["KeySpec", "CustomerMasterKeySpec"] {
+        mock.call("CreateKey", json!({ name: "SYMMETRIC_DEFAULT" })).await;
+    }
+    let both = json!({ "KeySpec": "SYMMETRIC_DEFAULT", "CustomerMasterKeySpec": "SYMMETRIC_DEFAULT" });
+    assert_eq!(mock.fail("CreateKey", both).await.0, "ValidationException");
+}
+
+#[tokio::test]
 async fn keys_come_in_pages_and_policies_are_kept() {
     let mock = Mock::start_with(&[]);
     for _ in 0..5 {
