@@ -20,4 +20,4 @@ mod tags;
 mod unsupported;
 
 pub use operation::{Answer, Operation};
-pub use service::{Call, Service, Settings};
+pub use service::{Call, Outage, Service, Settings};

@@ -35,6 +35,16 @@ pub struct Service {
     pub(super) client: Client,
     memory: Mutex<Memory>,
     quota: Mutex<Quota>,
+    outage: Mutex<Outage>,
+}
+
+/// Calls that a test wants to fail, whatever they ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Outage {
+    /// How many calls, from the next one on.
+    pub calls: u32,
+    /// What they are answered.
+    pub exception: Exception,
 }
 
 struct Memory {
@@ -51,7 +61,8 @@ impl Service {
         let quota = Mutex::new(Quota::new(settings.requests_per_second));
         let earliest_deletion = state.earliest_deletion();
         let memory = Mutex::new(Memory { state, snapshot, earliest_deletion });
-        Arc::new(Self { settings, journal: Journal::default(), client, memory, quota })
+        let outage = Mutex::new(Outage { calls: 0, exception: Exception::KMSInternalException });
+        Arc::new(Self { settings, journal: Journal::default(), client, memory, quota, outage })
     }
 
     /// Reads the state as it is now, keys that are due having gone.
@@ -116,9 +127,23 @@ impl Service {
         body: &Value,
     ) -> Answer {
         let call = Call::new(self, operation, principal, request_id);
-        let answer = answer(&call, body).await;
+        let answer = match self.take_outage() {
+            Some(exception) => Err(KmsError::new(exception, "mock-kms was told to fail this call.")),
+            None => answer(&call, body).await,
+        };
         call.end(answer.as_ref().err());
         answer
+    }
+
+    /// Lets the next calls fail; what was wanted before is forgotten.
+    pub fn fail_next(&self, outage: Outage) {
+        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage;
+    }
+
+    fn take_outage(&self) -> Option<Exception> {
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        outage.calls = outage.calls.checked_sub(1)?;
+        Some(outage.exception)
     }
 
     pub(super) fn take_quota(&self, store_id: &str) -> Result<(), KmsError> {

@@ -55,6 +55,7 @@ exceptions! {
     CustomKeyStoreInvalidStateException
     CustomKeyStoreNameInUseException
     CustomKeyStoreNotFoundException
+    DependencyTimeoutException
     DisabledException
     DryRunOperationException
     IncompleteSignatureException
@@ -66,6 +67,7 @@ exceptions! {
     InvalidSignatureException
     KMSInternalException
     KMSInvalidStateException
+    KeyUnavailableException
     LimitExceededException
     MalformedPolicyDocumentException
     MissingAuthenticationTokenException
@@ -92,11 +94,13 @@ exceptions! {
 }
 
 impl Exception {
-    /// HTTP status: AWS answers every fault of a client with 400, whatever the exception is called.
+    /// HTTP status: AWS answers every fault of a client with 400, whatever the exception is called, and its own with 500
+    /// or 503.
     #[must_use]
     pub const fn http_status(self) -> u16 {
         match self {
-            Self::KMSInternalException => 500,
+            Self::KMSInternalException | Self::KeyUnavailableException => 500,
+            Self::DependencyTimeoutException => 503,
             _ => 400,
         }
     }

@@ -1,4 +1,4 @@
-//! What tests may do that nobody can do to AWS: move the clock, and have the health checked now.
+//! What tests may do that nobody can do to AWS: move the clock, let calls fail, and have the health checked now.
 //!
 //! Whoever can reach the KMS can do this. It listens on loopback unless it is told otherwise.
 
@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
+use crate::api::Outage;
 use crate::kms::{Exception, KmsError};
 
 /// How far the clock may be from the machine's, in seconds: a hundred years.
@@ -55,6 +56,35 @@ pub(super) async fn move_clock(
         (status, error.to_string())
     })?;
     Ok(Json(clock(&shared)))
+}
+
+/// Which calls to fail, and how.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Failing {
+    calls: u32,
+    exception: Trouble,
+}
+
+/// Exceptions for trouble inside AWS, which nothing in here can have.
+#[derive(Clone, Copy, Deserialize)]
+#[allow(clippy::enum_variant_names, reason = "the names on the wire")]
+enum Trouble {
+    DependencyTimeoutException,
+    KMSInternalException,
+    KeyUnavailableException,
+    ThrottlingException,
+}
+
+pub(super) async fn fail_calls(State(shared): State<Shared>, Json(failing): Json<Failing>) -> StatusCode {
+    let exception = match failing.exception {
+        Trouble::DependencyTimeoutException => Exception::DependencyTimeoutException,
+        Trouble::KMSInternalException => Exception::KMSInternalException,
+        Trouble::KeyUnavailableException => Exception::KeyUnavailableException,
+        Trouble::ThrottlingException => Exception::ThrottlingException,
+    };
+    shared.service.fail_next(Outage { calls: failing.calls, exception });
+    StatusCode::NO_CONTENT
 }
 
 pub(super) async fn check_health(State(shared): State<Shared>) -> StatusCode {

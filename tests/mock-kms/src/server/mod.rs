@@ -41,6 +41,7 @@ pub fn router(service: Arc<Service>, callers: Callers, pages: Router) -> Router 
     Router::new()
         .route("/", post(wire::answer))
         .route("/_mock/clock", get(control::read_clock).post(control::move_clock))
+        .route("/_mock/fail", post(control::fail_calls))
         .route("/_mock/health-check", post(control::check_health))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(shared)

@@ -188,6 +188,36 @@ async fn the_clock_goes_a_hundred_years_ahead_or_behind_and_no_further() {
 }
 
 #[tokio::test]
+async fn trouble_inside_aws_comes_when_it_is_asked_for() {
+    let mock = Mock::start_with(&[]);
+    let fail = async |body: serde_json::Value| {
+        mock.post("/_mock/fail", &[("content-type", "application/json")], body.to_string()).await.status
+    };
+    for (exception, status) in [
+        ("KeyUnavailableException", 500),
+        ("DependencyTimeoutException", 503),
+        ("KMSInternalException", 500),
+        ("ThrottlingException", 400),
+    ] {
+        assert_eq!(fail(json!({ "calls": 2, "exception": exception })).await, 204);
+        for _ in 0..2 {
+            let answer = mock.send("CreateKey", &json!({})).await;
+            assert_eq!(answer.status, status);
+            assert_eq!(answer.json()["__type"], exception);
+        }
+        assert_eq!(mock.call("ListKeys", json!({})).await["Keys"], json!([]));
+    }
+    // The last word counts.
+    for calls in [2, 0] {
+        fail(json!({ "calls": calls, "exception": "KMSInternalException" })).await;
+    }
+    mock.create_plain_key().await;
+    for wrong in [json!({ "calls": 1, "exception": "NotFoundException" }), json!({ "calls": -1 })] {
+        assert_eq!(fail(wrong).await, 422);
+    }
+}
+
+#[tokio::test]
 async fn every_operation_of_the_api_is_answered() {
     let mock = Mock::start_with(&[]);
     for operation in mock_kms::api::Operation::all() {
