@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
 
 use crate::api::{Service, Settings};
@@ -17,7 +19,7 @@ use crate::kms::constraint::{ACCOUNT_ID, URI_ENDPOINT};
 use crate::kms::name::Home;
 use crate::kms::snapshot::{Snapshot, StateLock};
 use crate::server::{self, Callers, CallersError, TlsError};
-use crate::xks::{BuildError, Client};
+use crate::xks::{BuildError, Certificate, Client};
 
 /// A local AWS KMS whose external key stores drive a real external key store proxy.
 #[derive(Debug, Parser)]
@@ -251,9 +253,26 @@ fn client(arguments: &ServeArgs) -> Result<Client, StartError> {
         builder = builder.trust_ca_pem(&read(file)?)?;
     }
     if let (Some(chain), Some(key)) = (&arguments.client_cert, &arguments.client_key) {
-        builder = builder.client_identity_pem(&read(chain)?, &read(key)?)?;
+        let chain = read(chain)?;
+        builder = builder.client_identity_pem(&chain, &read(key)?)?;
+        warn_of_foreign_name(&chain, &arguments.region);
     }
     Ok(builder.build()?)
+}
+
+/// A proxy that looks at the name would refuse AWS, or this.
+fn warn_of_foreign_name(chain_pem: &[u8], region: &str) {
+    let own = format!("cks.kms.{region}.amazonaws.com");
+    let first = CertificateDer::from_pem_slice(chain_pem).ok();
+    let names = first.and_then(|first| Certificate::from_der(&first)).map(|first| first.common_names);
+    let names = names.unwrap_or_default();
+    if !names.contains(&own) {
+        let names = names.join(", ");
+        let _ = writeln!(
+            std::io::stderr(),
+            "mock-kms: warning: the client certificate's common name is {names:?}; that of AWS KMS is {own:?}"
+        );
+    }
 }
 
 fn read(file: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, StartError> {

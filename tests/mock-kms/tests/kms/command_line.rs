@@ -81,6 +81,28 @@ fn a_taken_address_is_named() {
     assert!(stderr.contains(&address), "{stderr}");
 }
 
+#[test]
+fn a_client_certificate_of_another_name_than_that_of_kms_is_warned_of() {
+    // So that the process ends once it has read its files.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    for (name, is_warned_of) in
+        [("cks.kms.us-east-1.amazonaws.com", false), ("cks.kms.eu-west-1.amazonaws.com", true)]
+    {
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(file("client.pem"), parameters.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(file("client.key"), key.serialize_pem()).unwrap();
+        let identity = ["--client-cert", &file("client.pem"), "--client-key", &file("client.key")];
+        let (status, stderr) = refused(&[&["--listen", &address], &identity[..]].concat());
+        assert_eq!(status, Some(1), "{stderr}");
+        assert_eq!(stderr.contains("warning") && stderr.contains(name), is_warned_of, "{stderr}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_certificate_is_shown_to_a_proxy_that_wants_one() {
     let client =
