@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::api::{Service, Settings};
 use crate::kms::State;
-use crate::kms::constraint::{ACCOUNT_ID, URI_ENDPOINT};
+use crate::kms::constraint::{ACCOUNT_ID, REGION, URI_ENDPOINT};
 use crate::kms::name::Home;
 use crate::kms::snapshot::{Snapshot, StateLock};
 use crate::server::{self, Callers, CallersError, TlsError};
@@ -68,7 +68,7 @@ pub struct ServeArgs {
     #[arg(long, requires = "state")]
     pub reset: bool,
     /// The Region that keys are in.
-    #[arg(long, default_value = "us-east-1")]
+    #[arg(long, default_value = "us-east-1", value_parser = parse_region)]
     pub region: String,
     /// The account that keys belong to, twelve digits.
     #[arg(long, default_value = "111122223333", value_parser = parse_account)]
@@ -313,6 +313,14 @@ fn name_resolved_twice(resolve: &[(String, SocketAddr)]) -> Option<&str> {
         resolve.iter().take(index).any(|(earlier, _)| earlier.eq_ignore_ascii_case(name))
     };
     names.find(|(index, name)| is_earlier(*index, name)).map(|(_, name)| name.as_str())
+}
+
+fn parse_region(text: &str) -> Result<String, String> {
+    if REGION.faults(text).is_empty() {
+        Ok(text.to_owned())
+    } else {
+        Err("must be the name of a Region, such as us-east-1".to_owned())
+    }
 }
 
 fn parse_account(text: &str) -> Result<String, String> {

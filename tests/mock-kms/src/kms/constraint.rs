@@ -119,6 +119,8 @@ pub static URI_PATH: Text =
 /// `XksProxyVpcEndpointServiceName`.
 pub static VPC_SERVICE_NAME: Text =
     Text::matching(20, 64, r"^(com|eu)\.amazonaws\.vpce\.([a-z]+-){2,3}\d+\.vpce-svc-[0-9a-z]+$");
+/// A Region.
+pub static REGION: Text = Text::matching(1, 32, r"([a-z]+-){2,3}\d+");
 /// An account id.
 pub static ACCOUNT_ID: Text = Text::matching(12, 12, r"[0-9]{12}");
 /// `XksProxyAuthenticationCredential.AccessKeyId`.

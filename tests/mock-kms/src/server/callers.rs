@@ -49,7 +49,7 @@ struct CallersFile {
 }
 
 impl Callers {
-    /// Anybody who signs with whatever credential.
+    /// Anybody who signs for this Region, with whatever credential.
     #[must_use]
     pub const fn anybody(home: Home) -> Self {
         Self { home, known: BTreeMap::new() }
@@ -79,18 +79,18 @@ impl Callers {
     /// The exceptions that AWS answers to a signature that is missing, not whole, of nobody known, or wrong.
     pub(super) fn authenticate(&self, head: &Parts, body: &[u8]) -> Result<String, KmsError> {
         let signature = Signature::parse(head)?;
+        if signature.region != self.home.region {
+            return Err(refuse(&format!(
+                "Credential should be scoped to a valid region, not '{}'.",
+                signature.region
+            )));
+        }
         let known = self.known.get(signature.access_key_id);
         if !self.known.is_empty() {
             let Some(caller) = known else {
                 let message = "The security token included in the request is invalid.";
                 return Err(KmsError::new(Exception::UnrecognizedClientException, message));
             };
-            if signature.region != self.home.region {
-                return Err(refuse(&format!(
-                    "Credential should be scoped to a valid region, not '{}'.",
-                    signature.region
-                )));
-            }
             signature.verify(head, body, caller.secret_access_key.expose(), SystemTime::now())?;
         }
         let configured = known.and_then(|caller| caller.principal_arn.clone());

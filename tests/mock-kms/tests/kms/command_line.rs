@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::fake_proxy::FakeProxy;
-use crate::mock::{Mock, store_members};
+use crate::mock::{AUTHORIZATION, Mock, store_members};
 
 fn refused(arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_mock-kms")).arg("serve").args(arguments).output().unwrap();
@@ -26,6 +26,8 @@ fn wrong_arguments_are_told_apart_from_what_cannot_be_done() {
         (&["--tls-cert", "x"], 2, "--tls-key"),
         (&["--reset"], 2, "--state"),
         (&["--account-id", "1"], 2, "twelve digits"),
+        (&["--region", "Frankfurt"], 2, "us-east-1"),
+        (&["--region", "us-east"], 2, "us-east-1"),
         (&["--ca-file", "/nowhere/ca.pem"], 1, "/nowhere/ca.pem"),
         (
             &["--listen", "127.0.0.1:0", "--tls-cert", "/nowhere/a", "--tls-key", "/nowhere/b"],
@@ -134,8 +136,13 @@ async fn connecting_takes_as_long_as_the_option_says() {
 #[tokio::test]
 async fn account_and_region_stand_in_names() {
     let mock = Mock::start_with(&["--region", "eu-west-1", "--account-id", "000000000000"]);
-    let arn = mock.create_plain_key().await;
+    let authorization = AUTHORIZATION.replace("us-east-1", "eu-west-1");
+    let headers = [("x-amz-target", "TrentService.CreateKey"), ("authorization", authorization.as_str())];
+    let answer = mock.post("/", &headers, "{}").await.json();
+    let arn = answer["KeyMetadata"]["Arn"].as_str().unwrap();
     assert!(arn.starts_with("arn:aws:kms:eu-west-1:000000000000:key/"), "{arn}");
+    // A caller who takes this for another Region's KMS learns it, as from AWS.
+    assert_eq!(mock.fail("CreateKey", json!({})).await.0, "InvalidSignatureException");
 }
 
 #[tokio::test]
