@@ -310,6 +310,33 @@ async fn the_spec_of_a_key_goes_by_its_old_name_or_its_new_one() {
     assert_eq!(mock.fail("CreateKey", both).await.0, "ValidationException");
 }
 
+/// Both pass the first look, since neither is there when the proxy is asked.
+#[tokio::test]
+async fn of_two_that_make_a_key_for_one_external_key_at_once_one_does() {
+    let proxy = FakeProxy::start().await;
+    let mock = Mock::start(proxy.address, &[]);
+    let store = mock.connected_store("one").await;
+    proxy.take_seen();
+    proxy.hold(true);
+    let body = xks_key_members(&store, "demo");
+    let release_both = async {
+        let mut asked = 0;
+        let until = std::time::Instant::now() + xks_harness::proxy::PATIENCE;
+        while asked < 2 {
+            assert!(std::time::Instant::now() < until, "{asked}");
+            asked += proxy.take_seen().len();
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        proxy.hold(false);
+    };
+    let (one, two, ()) =
+        tokio::join!(mock.send("CreateKey", &body), mock.send("CreateKey", &body), release_both);
+    let (made, refused) = if one.status == 200 { (one, two) } else { (two, one) };
+    assert_eq!(made.status, 200, "{made:?}");
+    assert_eq!(refused.json()["__type"], "XksKeyAlreadyInUseException");
+    assert_eq!(mock.call("ListKeys", json!({})).await["Keys"].as_array().unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn keys_come_in_pages_and_policies_are_kept() {
     let mock = Mock::start_with(&[]);
