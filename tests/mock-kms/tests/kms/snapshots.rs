@@ -56,6 +56,45 @@ async fn everything_survives_a_kill() {
 }
 
 #[tokio::test]
+async fn what_was_answered_is_there_after_a_kill_at_any_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.json");
+    let start = || Mock::start_with(&["--state", file.to_str().unwrap()]);
+    let mock = start();
+    let key = mock.create_plain_key().await;
+    mock.kill();
+    let answered = std::cell::Cell::new(0);
+    for _ in 0..10 {
+        let mock = start();
+        let write_next = async || {
+            let next = answered.get() + 1;
+            let body = json!({ "KeyId": key, "Description": format!("{next}") });
+            mock.call("UpdateKeyDescription", body).await;
+            answered.set(next);
+        };
+        write_next().await;
+        let mut moment = [0];
+        aws_lc_rs::rand::fill(&mut moment).unwrap();
+        let moment = std::time::Duration::from_millis(u64::from(moment[0] % 32));
+        let write_on = async {
+            loop {
+                write_next().await;
+            }
+        };
+        // Ends in the middle of a call, most likely.
+        assert!(tokio::time::timeout(moment, write_on).await.is_err());
+        mock.kill();
+        let mock = start();
+        let described = mock.call("DescribeKey", json!({ "KeyId": key })).await;
+        let found: u64 = described["KeyMetadata"]["Description"].as_str().unwrap().parse().unwrap();
+        // The call that was under way may have come through, its answer not.
+        assert!(found == answered.get() || found == answered.get() + 1, "{found} after {answered:?}");
+        answered.set(found);
+        mock.kill();
+    }
+}
+
+#[tokio::test]
 async fn connecting_goes_on_after_a_kill() {
     let proxy = FakeProxy::start().await;
     let folder = tempfile::tempdir().unwrap();
