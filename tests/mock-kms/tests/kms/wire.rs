@@ -167,6 +167,53 @@ async fn every_limit_is_checked_here_with_the_words_of_aws() {
 }
 
 #[tokio::test]
+async fn every_length_and_range_has_its_end() {
+    let mock = Mock::start_with(&[]);
+    let key = mock.create_plain_key().await;
+    let long = |length| "a".repeat(length);
+    let longest = |max: usize| format!("Member must have length less than or equal to {max}");
+    let service = format!("com.amazonaws.vpce.us-east-1.vpce-svc-{}", long(27));
+    let tags = json!([{ "TagKey": "a", "TagValue": long(257) }]);
+    for (operation, body, member, fault) in [
+        ("CreateKey", json!({ "XksKeyId": long(129) }), "xksKeyId", longest(128)),
+        ("CreateKey", json!({ "Description": long(8193) }), "description", longest(8192)),
+        ("CreateKey", json!({ "Policy": long(131_073) }), "policy", longest(131_072)),
+        ("CreateKey", json!({ "Tags": tags }), "tags.1.member.tagValue", longest(256)),
+        ("ListKeys", json!({ "Marker": long(1025) }), "marker", longest(1024)),
+        (
+            "DescribeKey",
+            json!({ "KeyId": key, "GrantTokens": [long(8193)] }),
+            "grantTokens.1.member",
+            longest(8192),
+        ),
+        (
+            "CreateCustomKeyStore",
+            json!({ "CustomKeyStoreName": "a", "XksProxyVpcEndpointServiceName": service }),
+            "xksProxyVpcEndpointServiceName",
+            longest(64),
+        ),
+        (
+            "CreateCustomKeyStore",
+            json!({ "CustomKeyStoreName": "a", "XksProxyVpcEndpointServiceOwner": "1".repeat(13) }),
+            "xksProxyVpcEndpointServiceOwner",
+            longest(12),
+        ),
+        (
+            "EnableKeyRotation",
+            json!({ "KeyId": key, "RotationPeriodInDays": 2561 }),
+            "rotationPeriodInDays",
+            "Member must have value less than or equal to 2560".to_owned(),
+        ),
+        ("ListKeys", json!({ "ResourceOwners": vec!["SELF"; 3] }), "resourceOwners", longest(2)),
+    ] {
+        let (exception, message) = mock.fail(operation, body).await;
+        let sentence = format!("at '{member}' failed to satisfy constraint: {fault}");
+        assert_eq!(exception, "ValidationException", "{sentence}");
+        assert!(message.contains(&sentence), "{sentence} is not in {message:.300}");
+    }
+}
+
+#[tokio::test]
 async fn the_clock_goes_a_hundred_years_ahead_or_behind_and_no_further() {
     let mock = Mock::start_with(&[]);
     let set = async |body: serde_json::Value| {
