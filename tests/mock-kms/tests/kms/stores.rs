@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use xks_harness::proxy::main_store;
+use xks_harness::{Proxy, Setup};
 use xks_spec::Operation;
 
 use crate::fake_proxy::{Behaviour, FakeProxy};
@@ -352,6 +353,33 @@ async fn what_an_external_key_store_needs_is_said() {
     let cloud_hsm = json!({ "CustomKeyStoreName": "one", "CloudHsmClusterId": "cluster-2a23b4cdefg" });
     assert_eq!(exception(&mock, create, cloud_hsm).await, "CloudHsmClusterNotFoundException");
     assert!(proxy.take_seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_credential_is_rotated_while_the_store_is_connected() {
+    let (new_id, new_secret) = ("NEWCREDENTIAL2345AAAA", "new+secret/new+secret/new+secret/new+secret/123");
+    // The proxy knows both for the time of the change.
+    let second =
+        format!("[[stores.credentials]]\naccess_key_id = \"{new_id}\"\nsecret_access_key = \"{new_secret}\"");
+    let proxy = Proxy::start(&Setup { store: second, ..Setup::default() }).await;
+    let mock = Mock::start(proxy.address, &[]);
+    let store = mock.connected_store("one").await;
+    let key = mock.create_xks_key(&store, "demo").await;
+    let encrypt = json!({ "KeyId": key, "Plaintext": "aGVsbG8=" });
+    let blob = mock.call("Encrypt", encrypt.clone()).await["CiphertextBlob"].clone();
+    let rotation =
+        |credential: Value| with(id(&store), &json!({ "XksProxyAuthenticationCredential": credential }));
+    let new = json!({ "AccessKeyId": new_id, "RawSecretAccessKey": new_secret });
+    mock.call("UpdateCustomKeyStore", rotation(new)).await;
+    // One that the proxy does not know never applies.
+    let refused = exception(&mock, "UpdateCustomKeyStore", rotation(wrong_credential())).await;
+    assert_eq!(refused, "XksProxyIncorrectAuthenticationCredentialException");
+    let entry = mock.store(&store).await;
+    assert_eq!(entry["ConnectionState"], "CONNECTED");
+    assert_eq!(entry["XksProxyConfiguration"]["AccessKeyId"], new_id);
+    mock.call("Encrypt", encrypt).await;
+    let decrypted = mock.call("Decrypt", json!({ "CiphertextBlob": blob })).await;
+    assert_eq!(decrypted["Plaintext"], "aGVsbG8=");
 }
 
 #[tokio::test]
