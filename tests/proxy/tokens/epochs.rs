@@ -46,7 +46,8 @@ async fn sessions_logins_and_handles_that_end_while_serving_are_had_anew() {
 
 #[tokio::test]
 async fn a_job_that_was_queued_before_a_new_login_does_not_use_a_handle_from_before() {
-    let rig = Rig::start_on(setup(1, "health_probe_ms = 100"), token_with_known_key()).await;
+    let intervals = "health_probe_ms = 100, stuck_after_ms = 60000";
+    let rig = Rig::start_on(setup(1, intervals), token_with_known_key()).await;
     let hang = "C_Encrypt hang until_removed label=demo-2";
     rig.faults.set(hang);
     let (mut first, mut second) = (rig.client().await, rig.client().await);
