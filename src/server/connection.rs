@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::TcpStream;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -30,6 +30,10 @@ use crate::tls::ALPN_HTTP2;
 /// Once draining, how long an idle HTTP/1.1 connection stays open for a request that is already on its way: it is
 /// answered and told to close.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// Between finding a connection silent and closing it. Timers and bytes that are due at once are seen in either order, but
+/// bytes before a timer that was set later.
+const SECOND_LOOK: Duration = Duration::from_millis(5);
 
 /// How long a silent connection has to take its close_notify, or its GOAWAY, and to finish what crossed that.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -156,8 +160,8 @@ async fn silent_for_too_long(activity: &Activity, state: &State) -> &'static str
                 if has_looked {
                     return reason;
                 }
-                // On a busy machine bytes may have come in time that the runtime has not heard of yet.
-                tokio::task::yield_now().await;
+                // After a pause bytes may have come in time that the runtime has not heard of yet.
+                sleep(SECOND_LOOK).await;
                 has_looked = true;
                 continue;
             }
@@ -171,8 +175,10 @@ async fn silent_for_too_long(activity: &Activity, state: &State) -> &'static str
 /// Returns after [`LINGER`] if the connection idles then.
 async fn linger(activity: &Activity) {
     loop {
-        tokio::time::sleep(LINGER).await;
-        tokio::task::yield_now().await;
+        sleep(LINGER).await;
+        if activity.is_idle() {
+            sleep(SECOND_LOOK).await;
+        }
         if activity.is_idle() {
             return;
         }
