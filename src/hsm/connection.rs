@@ -17,7 +17,7 @@ use super::ckr::Meaning;
 use super::iv::IvSource;
 use super::module::{Module, ModuleFault, Modules};
 use super::profiles::Profile;
-use super::token::{TokenSettings, UserType};
+use super::settings::{TokenSettings, UserType};
 use super::{Sealed, TokenIdentity, ckr};
 use crate::secret::{Secret, SecretFault};
 

@@ -35,9 +35,14 @@ impl Hedging {
         if saved < MAX_SAVED * REQUESTS_PER_HEDGE {
             self.credit.fetch_add(1, Ordering::Relaxed);
         }
+        self.patience(deadline).instant()
+    }
+
+    /// How long one token is waited for while another could be asked.
+    pub(super) fn patience(&self, deadline: Deadline) -> Deadline {
         let now = clock::now();
         let left = deadline.instant().saturating_duration_since(now);
-        now + left * self.settings.after_percent.min(100) / 100
+        Deadline::after(now, left * self.settings.after_percent.min(100) / 100)
     }
 
     /// Pays for a hedge; false where there were too many.

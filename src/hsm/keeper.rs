@@ -12,7 +12,7 @@ use super::connection::{Connection, ConnectionFault, Rejection, connect};
 use super::keys::{Enumeration, KeyEntry, SearchFault};
 use super::module::Modules;
 use super::probe::{self, ProbeFault, ProbeKey, Term};
-use super::token::Shared;
+use super::shared::Shared;
 use super::{HealthStatus, HsmError, KeyLocator};
 use crate::clock;
 

@@ -11,7 +11,7 @@ use super::ckr::{self, Meaning};
 use super::connection::Connection;
 use super::gcm::Failure;
 use super::keys::{self, IvGuard, KeyEntry};
-use super::{HsmError, KeyAttributes, Sealed};
+use super::{HsmError, KeyAttributes, Plaintext, Sealed};
 use crate::clock;
 use crate::metrics::TokenMetrics;
 
@@ -24,6 +24,22 @@ enum Verdict {
     Open,
     /// Nothing.
     None,
+}
+
+/// An encryption under whichever key and on whichever session it is given.
+pub(super) fn encrypting(
+    plaintext: Plaintext,
+    aad: Arc<[u8]>,
+) -> impl Fn(&mut Lane, &KeyEntry) -> Result<Sealed, HsmError> + Clone {
+    move |lane, key| lane.encrypt(key, &aad, &plaintext)
+}
+
+/// The same for a decryption.
+pub(super) fn decrypting(
+    sealed: Arc<Sealed>,
+    aad: Arc<[u8]>,
+) -> impl Fn(&mut Lane, &KeyEntry) -> Result<Plaintext, HsmError> + Clone {
+    move |lane, key| lane.decrypt(key, &sealed, &aad).map(Arc::new)
 }
 
 /// A session with its connection. Lives on one thread.

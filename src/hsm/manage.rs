@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::connection::{self, ConnectionFault, Epoch};
 use super::keys::{self, KeyObject};
 use super::module::Modules;
-use super::token::TokenSettings;
+use super::settings::TokenSettings;
 use super::{KeyKind, KeyLocator, KeyUsages, ckr};
 
 /// A login of its own to one token. The keys stay the token's: nothing of them but their attributes is read.

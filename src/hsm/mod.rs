@@ -20,6 +20,8 @@ mod module;
 mod probe;
 mod profiles;
 mod searches;
+mod settings;
+mod shared;
 mod threads;
 mod token;
 mod workers;
@@ -42,7 +44,8 @@ pub use iv::IvSource;
 pub use manage::{KeyManager, ManageFault, ManagedKey};
 pub use module::{ModuleFault, Modules};
 pub use profiles::Profile;
-pub use token::{Token, TokenSettings, UserType};
+pub use settings::{TokenSettings, UserType};
+pub use token::Token;
 
 /// Length of an AES-GCM authentication tag, in bytes.
 pub const TAG_BYTES: usize = 16;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::keeper::{self, Message};
 use super::module::Modules;
-use super::token::Shared;
+use super::shared::Shared;
 use super::workers::{self, Task};
 use crate::clock;
 

@@ -1,197 +1,29 @@
 //! One PKCS#11 token as an [`Hsm`].
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
-use zeroize::Zeroizing;
 
-use super::breaker::Breaker;
-use super::ckr::Meaning;
-use super::connection::{Connection, Epoch, TokenSelector};
-use super::iv::IvSource;
 use super::keeper::Message;
-use super::keys::{IvGuard, KeyEntry, KeyIndex, Standing, StoreId};
-use super::lane::Lane;
+use super::keys::{KeyEntry, Standing, StoreId};
+use super::lane::{self, Lane};
 use super::module::Modules;
-use super::probe::ProbeState;
-use super::profiles::Profile;
-use super::searches::Searches;
+use super::settings::TokenSettings;
+use super::shared::Shared;
 use super::threads::Threads;
-use super::workers::{Board, Job, Task};
+use super::workers::{Job, Task};
 use super::{
     CallReport, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, KeyMaterial, Outcome,
-    Plaintext, Sealed, TokenHealth, TokenIdentity,
+    Plaintext, Sealed, TokenHealth,
 };
 use crate::clock::{self, Deadline};
 use crate::metrics::TokenMetrics;
-use crate::secret::SecretSource;
 
 /// Searches that may wait for the keeper.
 const MAX_WAITING_SEARCHES: usize = 32;
-
-/// Who logs in to the token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UserType {
-    /// CKU_USER.
-    User,
-    /// CKU_SO.
-    SecurityOfficer,
-    /// A vendor's own, such as Luna's Crypto User, by its CKU value.
-    Vendor(u32),
-}
-
-/// How a token is reached and used.
-#[derive(Clone, Debug)]
-pub struct TokenSettings {
-    /// Name in the configuration.
-    pub name: Arc<str>,
-    /// The PKCS#11 module.
-    pub module: PathBuf,
-    /// Variables that the module wants in the process's environment.
-    pub environment: BTreeMap<String, String>,
-    /// Which of the module's tokens.
-    pub selector: TokenSelector,
-    /// Who logs in.
-    pub user_type: UserType,
-    /// Where the PIN is; `None` for tokens that want no login.
-    pub pin: Option<SecretSource>,
-    /// Sessions that work at once.
-    pub sessions: usize,
-    /// Jobs that may wait for a session.
-    pub queue_depth: usize,
-    /// What kind of token it is; `None` for the profile of the manufacturer that it states.
-    pub profile: Option<&'static Profile>,
-    /// Where IVs come from; `None` where the profile says.
-    pub iv_source: Option<IvSource>,
-    /// Label of the key that health probes use and no store can reach.
-    pub health_key_label: Box<str>,
-    /// Time between health probes.
-    pub probe_interval: Duration,
-    /// Oldest health result that is believed.
-    pub probe_max_age: Duration,
-    /// Oldest key attributes that are believed.
-    pub attributes_max_age: Duration,
-    /// Time between enumerations of all keys.
-    pub reindex_interval: Duration,
-    /// A call that takes longer than this hangs: longer than any request waits.
-    pub stall_after: Duration,
-    /// How long a key that was searched and not found is not searched again.
-    pub miss_memory: Duration,
-}
-
-/// What the asking side, the workers and the keeper of a token share.
-pub(super) struct Shared {
-    pub(super) settings: TokenSettings,
-    pub(super) metrics: TokenMetrics,
-    pub(super) connection: ArcSwapOption<Connection>,
-    pub(super) keys: KeyIndex,
-    pub(super) probe: ProbeState,
-    pub(super) board: Board,
-    identity: ArcSwapOption<TokenIdentity>,
-    reason: ArcSwap<Box<str>>,
-    messages: flume::Sender<Message>,
-    pub(super) breaker: Breaker,
-    /// For workers that hand a job on.
-    pub(super) tasks: flume::Sender<Task>,
-    epochs: AtomicU64,
-    /// The last epoch that was found lost: the keeper looks here, whatever becomes of the message.
-    lost_epoch: AtomicU64,
-    /// The last IV, whichever key and login it was for.
-    pub(super) ivs: Arc<IvGuard>,
-    pub(super) searches: Searches,
-}
-
-impl Shared {
-    /// A connection has been made: requests go to it from now on.
-    pub(super) fn connect(&self, connection: &Arc<Connection>) {
-        self.identity.store(Some(Arc::clone(&connection.identity)));
-        self.board.begin_anew();
-        self.connection.store(Some(Arc::clone(connection)));
-        self.metrics.connected.set(1);
-        let identity = &connection.identity;
-        tracing::info!(
-            token = %self.settings.name,
-            manufacturer = %identity.manufacturer,
-            model = %identity.model,
-            serial = %identity.serial,
-            firmware = %identity.firmware,
-            "connected to the token"
-        );
-    }
-
-    /// The connection has ended, unless another has taken its place meanwhile.
-    pub(super) fn disconnect(&self, ended: &Arc<Connection>) -> bool {
-        let before = self
-            .connection
-            .rcu(|current| current.as_ref().filter(|current| !Arc::ptr_eq(current, ended)).map(Arc::clone));
-        let has_ended = before.is_some_and(|before| Arc::ptr_eq(&before, ended));
-        if has_ended {
-            self.metrics.connected.set(0);
-            self.set_unavailable("the connection to the token was lost; connecting anew");
-        }
-        has_ended
-    }
-
-    /// A worker found the connection of `epoch` lost.
-    pub(super) fn lose(&self, epoch: Epoch, meaning: Meaning) {
-        let current = self.connection.load_full();
-        if let Some(connection) = current.filter(|connection| connection.epoch == epoch) {
-            let _ = connection.lost.set(meaning);
-            if self.disconnect(&connection) {
-                tracing::error!(token = %self.settings.name, loss = meaning.label(), "lost the token");
-            }
-        }
-        self.lost_epoch.fetch_max(epoch.0, Ordering::AcqRel);
-        // Only wakes the keeper; where its queue is full, it is awake.
-        let _ = self.messages.try_send(Message::Wake);
-    }
-
-    /// The epoch of a connection that is about to be made.
-    pub(super) fn next_epoch(&self) -> Epoch {
-        Epoch(self.epochs.fetch_add(1, Ordering::AcqRel) + 1)
-    }
-
-    /// Whether the connection of `epoch` was found lost.
-    pub(super) fn is_lost(&self, epoch: Epoch) -> bool {
-        self.lost_epoch.load(Ordering::Acquire) >= epoch.0
-    }
-
-    fn breaker_opened(&self, reason: &str) {
-        self.metrics.breaker_open.set(1);
-        tracing::error!(token = %self.settings.name, reason, "the token is asked no more until a probe succeeds");
-        let _ = self.messages.try_send(Message::Probe);
-    }
-
-    /// A probe has succeeded: the token is asked again.
-    pub(super) fn close_breaker(&self) {
-        if self.breaker.close() {
-            self.board.note_sign_of_life();
-            self.metrics.breaker_open.set(0);
-            tracing::info!(token = %self.settings.name, "the token is asked again: a probe succeeded");
-        }
-    }
-
-    /// Says why the token is not usable; true if it is another reason than before.
-    pub(super) fn set_unavailable(&self, reason: &str) -> bool {
-        let before = self.reason.swap(Arc::new(reason.into()));
-        **before != *reason
-    }
-
-    /// The error for requests while there is no connection.
-    pub(super) fn unavailable(&self) -> HsmError {
-        HsmError::Unavailable(Arc::from(&***self.reason.load()))
-    }
-
-    fn serial(&self) -> Option<Arc<str>> {
-        self.identity.load().as_ref().map(|identity| Arc::clone(&identity.serial))
-    }
-}
 
 /// Which keys may be worked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,23 +65,7 @@ impl Token {
     ) -> std::io::Result<Self> {
         let (tasks, waiting_tasks) = flume::bounded(settings.queue_depth);
         let (messages, waiting_messages) = flume::bounded(MAX_WAITING_SEARCHES);
-        let shared = Arc::new(Shared {
-            board: Board::new(settings.sessions),
-            metrics,
-            connection: ArcSwapOption::empty(),
-            keys: KeyIndex::default(),
-            probe: ProbeState::default(),
-            identity: ArcSwapOption::empty(),
-            reason: ArcSwap::from_pointee("not connected yet".into()),
-            messages,
-            breaker: Breaker::default(),
-            tasks: tasks.clone(),
-            epochs: AtomicU64::new(0),
-            lost_epoch: AtomicU64::new(0),
-            ivs: Arc::default(),
-            searches: Searches::new(settings.miss_memory),
-            settings,
-        });
+        let shared = Arc::new(Shared::new(settings, metrics, messages, tasks.clone()));
         let threads = Threads::start(&shared, modules, waiting_tasks, waiting_messages)?;
         Ok(Self { shared, tasks, threads })
     }
@@ -496,9 +312,7 @@ impl Hsm for Token {
         aad: Arc<[u8]>,
         deadline: Deadline,
     ) -> HsmFuture<'a, Sealed> {
-        Box::pin(self.with_key(&key.locator, deadline, Trust::Any, move |lane, key| {
-            lane.encrypt(key, &aad, &plaintext)
-        }))
+        Box::pin(self.with_key(&key.locator, deadline, Trust::Any, lane::encrypting(plaintext, aad)))
     }
 
     fn decrypt<'a>(
@@ -508,9 +322,7 @@ impl Hsm for Token {
         aad: Arc<[u8]>,
         deadline: Deadline,
     ) -> HsmFuture<'a, Plaintext> {
-        Box::pin(self.with_key(&key.locator, deadline, Trust::Any, move |lane, key| {
-            lane.decrypt(key, &sealed, &aad).map(Arc::<Zeroizing<Vec<u8>>>::new)
-        }))
+        Box::pin(self.with_key(&key.locator, deadline, Trust::Any, lane::decrypting(sealed, aad)))
     }
 
     fn key_attributes<'a>(
@@ -561,7 +373,7 @@ impl Hsm for Token {
         }
         if status > Some(HealthStatus::Unavailable) && self.shared.connection.load().is_none() {
             status = Some(HealthStatus::Unavailable);
-            reason = Some(Arc::from(&***self.shared.reason.load()));
+            reason = Some(self.shared.reason());
         }
         self.shared.metrics.health.set(match status {
             None | Some(HealthStatus::Unavailable) => 0,

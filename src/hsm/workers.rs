@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::HsmError;
 use super::lane::Lane;
-use super::token::Shared;
+use super::shared::Shared;
 use crate::clock;
 
 /// How long a worker that gets no session leaves the work to others.

@@ -33,9 +33,10 @@ fn same_keys() -> SoftHsm {
     tokens(&keys, &keys)
 }
 
-/// Store `main` on both tokens, with deadlines as they are unless the configuration sets others.
+/// Store `main` on both tokens. The deadline leaves a busy machine time, and is short enough that a token which hangs
+/// until then would be missed.
 fn setup() -> Setup {
-    let intervals = "intervals = { health_probe_ms = 200 }";
+    let intervals = "intervals = { health_probe_ms = 200, key_attributes_ms = 100 }";
     let more = format!(
         "[[tokens]]\nname = \"second\"\nmodule = \"{}\"\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\nsessions = 2\n{intervals}\n",
         Faults::module().display()
@@ -46,6 +47,7 @@ fn setup() -> Setup {
         tokens: r#"["softhsm", "second"]"#.to_owned(),
         token: format!("sessions = 2\n{intervals}"),
         keys: ["demo", "demo-2"].iter().map(listed).collect(),
+        timeouts: "answer_ms = 2000\nfirst_answer_ms = 2000".to_owned(),
         more,
         ..Setup::default()
     }
@@ -183,12 +185,16 @@ async fn no_request_fails_while_one_token_after_the_other_hangs_or_fails_or_is_g
             } else {
                 format!("C_EncryptInit {fault} token={name}\nC_DecryptInit {fault} token={name}")
             };
+            let breaker = |state: u8| format!("xks_token_breaker_open{{token=\"{of}\"}} {state}\n");
             rig.faults.set(&rule);
             wait_for_fleet(&rig, down).await;
+            // A token that is gone needs no breaker: nothing is sent there.
+            if fault != "remove_token" {
+                rig.proxy.wait_for("/metrics", |_, text| text.contains(&breaker(1))).await;
+            }
             rig.faults.clear();
             wait_for_fleet(&rig, ["ACTIVE", "ACTIVE"]).await;
-            let open = format!("xks_token_breaker_open{{token=\"{of}\"}} 0\n");
-            rig.proxy.wait_for("/metrics", |_, text| text.contains(&open)).await;
+            rig.proxy.wait_for("/metrics", |_, text| text.contains(&breaker(0))).await;
         }
     }
     traffic.assert_no_failure().await;
@@ -314,5 +320,53 @@ async fn a_verdict_on_a_ciphertext_that_one_token_is_unsure_of_is_confirmed_by_t
             let answer = client.decrypt("demo", &bad).await;
             assert_eq!(outcome(&answer), (400, "InvalidCiphertextException".to_owned()), "{rule}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_tell_a_keys_attributes_costs_no_request() {
+    let rig = start_both().await;
+    let mut client = rig.client().await;
+    for name in [LABEL, SECOND] {
+        rig.faults.set(&format!("C_GetAttributeValue hang until_removed token={name} label=demo"));
+        // Their age is 100 ms at most: they are read anew meanwhile.
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            client.encrypt("demo").await.ok();
+            client.metadata("demo").await.ok();
+        }
+        rig.faults.clear();
+        wait_for_fleet(&rig, ["ACTIVE", "ACTIVE"]).await;
+    }
+}
+
+/// Proofs that hang on one token hold up neither those of the other nor its service.
+#[tokio::test]
+async fn a_token_that_hangs_from_the_start_keeps_the_other_from_nothing() {
+    let labels: Vec<_> = (0..12).map(|number| format!("demo-{number}")).collect();
+    let keys: Vec<_> = labels.iter().map(|label| (label.as_str(), ONE_VALUE)).collect();
+    let listed =
+        |label: &String| format!("[[stores.keys]]\nexternal_key_id = \"{label}\"\nlabel = \"{label}\"\n");
+    let setup = Setup { keys: labels.iter().map(listed).collect(), ..setup() };
+    for name in [LABEL, SECOND] {
+        let hangs: String = ["C_EncryptInit", "C_DecryptInit"]
+            .into_iter()
+            .flat_map(|call| {
+                labels
+                    .iter()
+                    .map(move |label| format!("{call} hang until_removed token={name} label={label}\n"))
+            })
+            .collect();
+        let rig = Rig::start_with_faults(setup.clone(), tokens(&keys, &keys), &hangs);
+        let until = Instant::now() + RECOVERY;
+        while rig.proxy.admin("/readyz").await.0 != 200 {
+            assert!(Instant::now() < until, "not ready\n{}", rig.last_lines());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut client = rig.client().await;
+        for label in &labels {
+            client.encrypt(label).await.ok();
+        }
+        rig.faults.clear();
     }
 }

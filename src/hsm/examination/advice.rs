@@ -2,7 +2,7 @@
 
 use super::super::iv::IvSource;
 use super::super::profiles::Profile;
-use super::super::token::TokenSettings;
+use super::super::settings::TokenSettings;
 use super::{Examination, KeyFound};
 
 /// Longest encryption that leaves KMS's 250 ms room for the way there and back.

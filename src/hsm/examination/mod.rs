@@ -20,7 +20,7 @@ use super::iv::IvSource;
 use super::module::Modules;
 use super::probe::{self, ProbeKey};
 use super::profiles::Evidence;
-use super::token::TokenSettings;
+use super::settings::TokenSettings;
 use super::{KeyLocator, Sealed};
 
 /// Sessions that are opened at most to see how many the token gives.

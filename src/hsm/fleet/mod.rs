@@ -1,0 +1,296 @@
+//! Several tokens that hold the same keys, as one [`Hsm`].
+//!
+//! A request goes to the token that has least to do. Where that fails, or brings nothing back, another is asked as long as
+//! the deadline allows; no token serves a key before it has proven that it is the same key as everywhere.
+
+mod failures;
+mod proof;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::sleep_until;
+
+use super::hedge::{HedgeSettings, Hedging, SUSPECT_AFTER};
+use super::keys::{KeyEntry, Standing, StoreId};
+use super::lane::{self, Lane};
+use super::token::{Token, Trust};
+use super::{
+    CallReport, CheckValue, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, KeyMaterial,
+    Outcome, Plaintext, Sealed, TokenHealth,
+};
+use crate::clock::{self, Deadline};
+
+use failures::Failures;
+use proof::KeyFault;
+
+/// Time between two looks at a token that has not answered yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(15);
+
+/// The tokens of one key store.
+pub struct Fleet {
+    id: StoreId,
+    listed: Vec<KeyMaterial>,
+    members: Vec<Arc<Token>>,
+    hedging: Hedging,
+    /// Who is asked first among equals.
+    turn: AtomicUsize,
+    /// What keys without a pinned check value made when they first served.
+    references: Mutex<HashMap<KeyLocator, CheckValue>>,
+    /// The listed keys have been looked at once.
+    is_prepared: AtomicBool,
+    /// Keys that a member lacks, or holds another value of.
+    faults: Mutex<HashMap<(usize, KeyLocator), KeyFault>>,
+}
+
+impl Fleet {
+    /// The tokens in the order of the configuration, at least one, and the keys that the store lists.
+    #[must_use]
+    pub fn new(members: Vec<Arc<Token>>, hedging: HedgeSettings, listed: Vec<KeyMaterial>) -> Self {
+        static FLEETS: AtomicU32 = AtomicU32::new(0);
+        Self {
+            id: StoreId(FLEETS.fetch_add(1, Ordering::Relaxed)),
+            is_prepared: AtomicBool::new(false),
+            listed,
+            members,
+            hedging: Hedging::new(hedging),
+            turn: AtomicUsize::new(0),
+            references: Mutex::default(),
+            faults: Mutex::default(),
+        }
+    }
+
+    /// The members, the one to ask first in front: those that are out last, then those that must prove the key first,
+    /// then by load, then in turns.
+    fn order(&self, locator: &KeyLocator, turn: usize) -> Vec<usize> {
+        let count = self.members.len();
+        let mut order: Vec<_> = (0..count).map(|n| (turn.wrapping_add(n)) % count).collect();
+        order.sort_by_cached_key(|member| {
+            let token = &self.members[*member];
+            let is_ready = token.standing(locator).is_some_and(Standing::serves);
+            (token.is_out(), !is_ready, token.load_permille())
+        });
+        order
+    }
+
+    /// Runs `work` on one member, or on several one after the other, until one has a right answer.
+    async fn run<T: Send + 'static>(
+        &self,
+        key: &KeyMaterial,
+        deadline: Deadline,
+        work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
+    ) -> Outcome<T> {
+        if self.members.len() == 1 {
+            return self.attempt(0, key, deadline, work).await.outcome;
+        }
+        let mut order = self.order(&key.locator, self.turn.fetch_add(1, Ordering::Relaxed)).into_iter();
+        let mut look_again = self.hedging.begin(deadline);
+        let mut asked = (0, clock::now());
+        let mut running = FuturesUnordered::new();
+        if let Some(first) = order.next() {
+            asked.0 = first;
+            running.push(self.attempt(first, key, deadline, work.clone()));
+        }
+        let mut failures = Failures::default();
+        let mut report = CallReport::default();
+        loop {
+            let next = tokio::select! {
+                biased;
+                Some(attempt) = running.next() => {
+                    report.add(&attempt.outcome.report);
+                    match attempt.outcome.result {
+                        Err(error) if !attempt.is_final => failures.note(attempt.member, error),
+                        result => {
+                            // Those that are abandoned may have drawn an IV.
+                            report.attempts += u32::try_from(running.len()).unwrap_or(u32::MAX);
+                            if result.is_ok() {
+                                self.learn(key, &failures);
+                            }
+                            return Outcome { result, report };
+                        }
+                    }
+                    let next = order.next().filter(|_| !deadline.has_passed());
+                    if next.is_none() && running.is_empty() {
+                        return Outcome { result: Err(failures.verdict()), report };
+                    }
+                    next
+                }
+                () = sleep_until(look_again.into()), if order.len() > 0 => {
+                    look_again = clock::now() + LOOK_AGAIN;
+                    if self.should_ask_another(asked, order.as_slice()) { order.next() } else { None }
+                }
+            };
+            if let Some(member) = next {
+                asked = (member, clock::now());
+                self.members[member].metrics().asked_second.inc();
+                running.push(self.attempt(member, key, deadline, work.clone()));
+            }
+        }
+    }
+
+    /// Whether another member is to be asked though the one `asked` since then has not failed: because it brings nothing
+    /// back at all, or as a hedge against this one call.
+    fn should_ask_another(&self, (asked, since): (usize, Instant), waiting: &[usize]) -> bool {
+        let token = &self.members[asked];
+        if since.elapsed() >= SUSPECT_AFTER && token.has_brought_nothing_back_since(since) {
+            token.suspect("it brings no call back");
+            return true;
+        }
+        let has_room = waiting.first().is_some_and(|other| self.members[*other].has_room());
+        has_room && self.hedging.pay()
+    }
+
+    /// Asks one member, which proves first that its key is the one meant.
+    async fn attempt<T: Send + 'static>(
+        &self,
+        member: usize,
+        key: &KeyMaterial,
+        deadline: Deadline,
+        work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
+    ) -> Attempt<T> {
+        let token = &self.members[member];
+        let trust = Trust::Proven(self.id);
+        let mut outcome = token.with_key(&key.locator, deadline, trust, work.clone()).await;
+        if matches!(outcome.result, Err(HsmError::KeyUnproven)) {
+            let so_far = outcome.report;
+            outcome = match self.prove(member, key, deadline).await {
+                Ok(()) => token.with_key(&key.locator, deadline, trust, work).await,
+                Err(error) => Outcome::failed(error),
+            };
+            outcome.report.add(&so_far);
+        }
+        token.note_outcome(&outcome);
+        let is_final = match &outcome.result {
+            Ok(_) | Err(HsmError::DeadlinePassed) => true,
+            // A key that could not prove itself is no judge.
+            Err(HsmError::BadCiphertext { is_certain }) => {
+                let is_judge = token.standing(&key.locator) == Some(Standing::Proven);
+                is_judge && (*is_certain || !self.has_another_judge(member, key))
+            }
+            Err(_) => false,
+        };
+        Attempt { member, outcome, is_final }
+    }
+
+    /// Whether another member could confirm a verdict that rests on a code of two meanings.
+    fn has_another_judge(&self, member: usize, key: &KeyMaterial) -> bool {
+        let could = |(other, token): (usize, &Arc<Token>)| {
+            other != member && !token.is_out() && token.standing(&key.locator) == Some(Standing::Proven)
+        };
+        self.members.iter().enumerate().any(could)
+    }
+
+    /// What failed on some members has worked on another: those are at fault, and not the request.
+    fn learn(&self, key: &KeyMaterial, failures: &Failures) {
+        for (member, error) in failures.iter() {
+            match error {
+                HsmError::KeyNotFound => self.note_fault(*member, key, KeyFault::Missing),
+                // It is asked no more until a probe succeeds.
+                HsmError::BadCiphertext { .. } => {
+                    self.members[*member].suspect("it refused a good ciphertext");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the keys that are listed have been looked at once, on one token at least.
+    #[must_use]
+    pub fn is_prepared(&self) -> bool {
+        self.is_prepared.load(Ordering::Acquire)
+    }
+
+    /// Whether any token is there.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.members.iter().any(|token| token.is_connected())
+    }
+}
+
+/// One member's answer.
+struct Attempt<T> {
+    member: usize,
+    outcome: Outcome<T>,
+    /// No other member could do better.
+    is_final: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hsm for Fleet {
+    fn encrypt<'a>(
+        &'a self,
+        key: &'a KeyMaterial,
+        plaintext: Plaintext,
+        aad: Arc<[u8]>,
+        deadline: Deadline,
+    ) -> HsmFuture<'a, Sealed> {
+        Box::pin(self.run(key, deadline, lane::encrypting(plaintext, aad)))
+    }
+
+    fn decrypt<'a>(
+        &'a self,
+        key: &'a KeyMaterial,
+        sealed: Arc<Sealed>,
+        aad: Arc<[u8]>,
+        deadline: Deadline,
+    ) -> HsmFuture<'a, Plaintext> {
+        Box::pin(self.run(key, deadline, lane::decrypting(sealed, aad)))
+    }
+
+    /// What any member that has the key permits: the others are asked only where the first permits less than everything.
+    fn key_attributes<'a>(
+        &'a self,
+        key: &'a KeyMaterial,
+        deadline: Deadline,
+    ) -> HsmFuture<'a, KeyAttributes> {
+        Box::pin(async move {
+            let mut found: Option<KeyAttributes> = None;
+            let mut failures = Failures::default();
+            let mut report = CallReport::default();
+            let order = self.order(&key.locator, 0);
+            for (waiting, &member) in (0..order.len()).rev().zip(&order) {
+                let token = &self.members[member];
+                // One that does not tell in time is not waited for while another may.
+                let patience = if waiting > 0 { self.hedging.patience(deadline) } else { deadline };
+                let outcome = token.key_attributes(key, patience).await;
+                report.add(&outcome.report);
+                match outcome.result {
+                    Ok(_) if token.standing(&key.locator) == Some(Standing::Refused) => {
+                        failures.note(member, HsmError::KeyDiffers);
+                    }
+                    Ok(attributes) => {
+                        let usages =
+                            found.map_or(attributes.usages, |known| known.usages | attributes.usages);
+                        found = Some(KeyAttributes { usages, ..found.unwrap_or(attributes) });
+                        if usages.encrypt && usages.decrypt {
+                            break;
+                        }
+                    }
+                    Err(error) => failures.note(member, error),
+                }
+            }
+            Outcome { result: found.ok_or_else(|| failures.verdict()), report }
+        })
+    }
+
+    fn health(&self) -> Vec<TokenHealth> {
+        let mut all: Vec<_> = self.members.iter().flat_map(|token| token.health()).collect();
+        let faults = lock(&self.faults);
+        for (member, health) in all.iter_mut().enumerate() {
+            let count = faults.keys().filter(|(of, _)| *of == member).count();
+            if count > 0 && health.status == Some(HealthStatus::Active) {
+                health.status = Some(HealthStatus::Degraded);
+                health.reason =
+                    Some(format!("{count} keys are missing or are other keys than they should be").into());
+            }
+        }
+        all
+    }
+}

@@ -1,0 +1,204 @@
+//! The same label is not the same key: before a token serves a key it shows that it is the one meant.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Fleet, lock};
+use crate::clock::{self, Deadline};
+use crate::hsm::keys::Standing;
+use crate::hsm::token::{Token, Trust};
+use crate::hsm::{CheckValue, Hsm, HsmError, KeyKind, KeyLocator, KeyMaterial};
+
+/// Time between two looks at keys that have not proven themselves yet.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// The same until the first time.
+const FIRST_WATCH_INTERVAL: Duration = Duration::from_millis(10);
+/// How long a proof may take that no request waits for.
+const PROOF_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is wrong with a key on one token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyFault {
+    Missing,
+    Differs,
+    OfAnotherStore,
+}
+
+impl KeyFault {
+    const ALL: [Self; 3] = [Self::Missing, Self::Differs, Self::OfAnotherStore];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Differs => "differs",
+            Self::OfAnotherStore => "of_another_store",
+        }
+    }
+}
+
+impl Fleet {
+    /// Has a member show that its key is the one meant: it decrypts the check value that is pinned in the configuration, or
+    /// that the member made which served first.
+    ///
+    /// # Errors
+    /// [`HsmError::KeyDiffers`] where it is another; other errors where it could not be shown.
+    pub(super) async fn prove(
+        &self,
+        member: usize,
+        key: &KeyMaterial,
+        deadline: Deadline,
+    ) -> Result<(), HsmError> {
+        let token = &self.members[member];
+        let entry = token.entry(&key.locator, deadline).await?;
+        match Trust::Proven(self.id).allows(&entry) {
+            Err(HsmError::KeyUnproven) => {}
+            Err(HsmError::KeyOfAnotherStore) => {
+                self.note_fault(member, key, KeyFault::OfAnotherStore);
+                return Err(HsmError::KeyOfAnotherStore);
+            }
+            known => return known,
+        }
+        let standing = match self.is_same_key(token, key, deadline).await {
+            Ok(true) => Standing::Proven,
+            Ok(false) => Standing::Refused,
+            Err(HsmError::KeyNotPermitted { .. }) => Standing::Unprovable,
+            Err(error) => return Err(error),
+        };
+        entry.set_standing(standing);
+        if standing == Standing::Refused {
+            self.note_fault(member, key, KeyFault::Differs);
+            return Err(HsmError::KeyDiffers);
+        }
+        self.forget_fault(member, key);
+        Ok(())
+    }
+
+    /// Compares a member's key with the check value, or makes the check value where there is none yet.
+    async fn is_same_key(
+        &self,
+        token: &Token,
+        key: &KeyMaterial,
+        deadline: Deadline,
+    ) -> Result<bool, HsmError> {
+        // Found out without a call that the token would refuse.
+        let attributes = token.key_attributes(key, deadline).await.result?;
+        let usages = attributes.usages;
+        if !usages.decrypt || !matches!(attributes.kind, KeyKind::Aes { .. }) {
+            return Err(HsmError::KeyNotPermitted { code: "CKA_DECRYPT".into() });
+        }
+        let known = key.check_value.clone().or_else(|| lock(&self.references).get(&key.locator).cloned());
+        if let Some(known) = known {
+            // Twice, since a fault on the way looks like another key and has worse consequences.
+            return Ok(known.is_of(token, key, deadline).await? || known.is_of(token, key, deadline).await?);
+        }
+        if !usages.encrypt {
+            return Err(HsmError::KeyNotPermitted { code: "CKA_ENCRYPT".into() });
+        }
+        let made = CheckValue::make(token, key, deadline).await?;
+        if !made.is_of(token, key, deadline).await? {
+            return Err(HsmError::Device {
+                call: "C_Encrypt",
+                code: "a ciphertext that does not decrypt".into(),
+            });
+        }
+        // Two members may have begun at once: one of them made the one that counts.
+        let counts =
+            lock(&self.references).entry(key.locator.clone()).or_insert_with(|| made.clone()).clone();
+        Ok(counts == made || counts.is_of(token, key, deadline).await?)
+    }
+
+    pub(super) fn note_fault(&self, member: usize, key: &KeyMaterial, fault: KeyFault) {
+        let mut faults = lock(&self.faults);
+        let before = faults.insert((member, key.locator.clone()), fault);
+        self.count_faults(member, &faults);
+        if before != Some(fault) {
+            let (token, locator) = (self.members[member].name(), &key.locator);
+            match fault {
+                KeyFault::Missing => {
+                    tracing::error!(%token, %locator, "the token lacks a key that another token of the store has");
+                }
+                KeyFault::OfAnotherStore => tracing::error!(
+                    %token, %locator,
+                    "another store uses this key under another of its names: it is not used here"
+                ),
+                KeyFault::Differs => tracing::error!(
+                    %token, %locator,
+                    "the token's key is another than before, than on the other tokens, or than its check value says: it \
+                     is not used. Other material needs a version number of its own"
+                ),
+            }
+        }
+    }
+
+    fn forget_fault(&self, member: usize, key: &KeyMaterial) {
+        let mut faults = lock(&self.faults);
+        if faults.remove(&(member, key.locator.clone())).is_some() {
+            self.count_faults(member, &faults);
+            let (token, locator) = (self.members[member].name(), &key.locator);
+            tracing::info!(%token, %locator, "the token has the key again");
+        }
+    }
+
+    fn count_faults(&self, member: usize, faults: &HashMap<(usize, KeyLocator), KeyFault>) {
+        for fault in KeyFault::ALL {
+            let count = faults.iter().filter(|((of, _), found)| *of == member && **found == fault).count();
+            self.members[member].metrics().keys_out(fault.label(), count);
+        }
+    }
+
+    /// Proves the keys of the store on every member ahead of their use, after every login anew. Ends never.
+    pub async fn watch(self: Arc<Self>) {
+        // Nothing to do while the indexes are those that all was proven with. What one token lacks depends on the others.
+        let mut settled = vec![Vec::new(); self.members.len()];
+        loop {
+            for (member, settled) in settled.iter_mut().enumerate() {
+                let generations: Vec<_> =
+                    self.members.iter().map(|token| token.indexed_generation()).collect();
+                if generations[member].is_some() && *settled != generations {
+                    if self.settle(member).await {
+                        *settled = generations;
+                    }
+                    self.is_prepared.store(true, Ordering::Release);
+                }
+            }
+            sleep(if self.is_prepared() { WATCH_INTERVAL } else { FIRST_WATCH_INTERVAL }).await;
+        }
+    }
+
+    /// Proves what can be proven; true once nothing is left to do.
+    async fn settle(&self, member: usize) -> bool {
+        let token = &self.members[member];
+        let seen: Vec<_> = lock(&self.references).keys().cloned().collect();
+        let seen = seen.into_iter().map(|locator| KeyMaterial { locator, check_value: None });
+        let listed: HashSet<_> = self.listed.iter().map(|key| &key.locator).collect();
+        let seen: Vec<_> = seen.filter(|key| !listed.contains(&key.locator)).collect();
+        let mut is_settled = true;
+        for key in self.listed.iter().chain(&seen) {
+            match token.standing(&key.locator) {
+                Some(Standing::Refused) => {}
+                // One that is proven may have been so for another store, under another name.
+                Some(_) => match self.prove(member, key, Deadline::after(clock::now(), PROOF_PATIENCE)).await
+                {
+                    Ok(()) => self.forget_fault(member, key),
+                    Err(HsmError::KeyDiffers | HsmError::KeyOfAnotherStore) => {}
+                    Err(HsmError::DeadlinePassed | HsmError::Stalled | HsmError::Unavailable(_)) => {
+                        // The token's fault, which the next key would meet too while other tokens wait for theirs.
+                        return false;
+                    }
+                    Err(_) => is_settled = false,
+                },
+                None => {
+                    let has_another = |other: &Arc<Token>| other.standing(&key.locator).is_some();
+                    if self.members.iter().any(has_another) {
+                        self.note_fault(member, key, KeyFault::Missing);
+                    }
+                }
+            }
+        }
+        is_settled
+    }
+}

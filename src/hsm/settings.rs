@@ -1,0 +1,61 @@
+//! How a token is reached and used, as the configuration says.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connection::TokenSelector;
+use super::iv::IvSource;
+use super::profiles::Profile;
+use crate::secret::SecretSource;
+
+/// Who logs in to the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserType {
+    /// CKU_USER.
+    User,
+    /// CKU_SO.
+    SecurityOfficer,
+    /// A vendor's own, such as Luna's Crypto User, by its CKU value.
+    Vendor(u32),
+}
+
+/// How a token is reached and used.
+#[derive(Clone, Debug)]
+pub struct TokenSettings {
+    /// Name in the configuration.
+    pub name: Arc<str>,
+    /// The PKCS#11 module.
+    pub module: PathBuf,
+    /// Variables that the module wants in the process's environment.
+    pub environment: BTreeMap<String, String>,
+    /// Which of the module's tokens.
+    pub selector: TokenSelector,
+    /// Who logs in.
+    pub user_type: UserType,
+    /// Where the PIN is; `None` for tokens that want no login.
+    pub pin: Option<SecretSource>,
+    /// Sessions that work at once.
+    pub sessions: usize,
+    /// Jobs that may wait for a session.
+    pub queue_depth: usize,
+    /// What kind of token it is; `None` for the profile of the manufacturer that it states.
+    pub profile: Option<&'static Profile>,
+    /// Where IVs come from; `None` where the profile says.
+    pub iv_source: Option<IvSource>,
+    /// Label of the key that health probes use and no store can reach.
+    pub health_key_label: Box<str>,
+    /// Time between health probes.
+    pub probe_interval: Duration,
+    /// Oldest health result that is believed.
+    pub probe_max_age: Duration,
+    /// Oldest key attributes that are believed.
+    pub attributes_max_age: Duration,
+    /// Time between enumerations of all keys.
+    pub reindex_interval: Duration,
+    /// A call that takes longer than this is taken to be stuck.
+    pub stall_after: Duration,
+    /// How long a key that was searched and not found is not searched again.
+    pub miss_memory: Duration,
+}
