@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use super::key_check::KeyCheck;
 use super::report::Report;
-use super::{EXIT_CONFIG, EXIT_FAILED, complain, environment, leave};
+use super::{EXIT_FAILED, complain, leave, load_config};
 use crate::app::Tokens;
 use crate::clock;
-use crate::config::Config;
 use crate::hsm::{HealthStatus, Hsm, TokenHealth};
 use crate::metrics::Metrics;
 use crate::tls::{CertificateFiles, validity_unix_secs};
@@ -19,17 +18,10 @@ const TOKEN_PATIENCE: Duration = Duration::from_secs(20);
 const CERTIFICATE_NOTICE_SECS: i64 = 30 * 24 * 3600;
 
 pub(super) fn run(path: &Path) -> u8 {
-    let config = match Config::load(path) {
+    let config = match load_config(path) {
         Ok(config) => config,
-        Err(error) => {
-            complain(&error);
-            return EXIT_CONFIG;
-        }
+        Err(code) => return code,
     };
-    if let Err(error) = environment::ensure(&config.tokens) {
-        complain(&format!("cannot set the environment of the PKCS#11 modules: {error}"));
-        return EXIT_FAILED;
-    }
     let mut report = Report::default();
     report.good(&format!("the configuration {} is well-formed", path.display()));
     for files in &config.certificates {

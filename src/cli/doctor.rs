@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, complain, environment, print};
-use crate::config::{Config, StoreSettings};
+use super::{EXIT_FAILED, EXIT_OK, load_config, print};
+use crate::config::StoreSettings;
 use crate::hsm::examination::{Examination, IvSourceTried, KeyFound, examine};
 use crate::hsm::{KeyLocator, Modules, TokenSettings};
 
@@ -16,17 +16,10 @@ use crate::hsm::{KeyLocator, Modules, TokenSettings};
 const STEP_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn run(path: &Path, as_json: bool) -> u8 {
-    let config = match Config::load(path) {
+    let config = match load_config(path) {
         Ok(config) => config,
-        Err(error) => {
-            complain(&error);
-            return EXIT_CONFIG;
-        }
+        Err(code) => return code,
     };
-    if let Err(error) = environment::ensure(&config.tokens) {
-        complain(&format!("cannot set the environment of the PKCS#11 modules: {error}"));
-        return EXIT_FAILED;
-    }
     let modules = Arc::new(Modules::default());
     let mut examined = Vec::new();
     let mut hangs = false;

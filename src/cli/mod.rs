@@ -9,12 +9,13 @@ mod keys;
 mod report;
 mod serve;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::app::Tokens;
+use crate::config::Config;
 
 /// Everything went well.
 const EXIT_OK: u8 = 0;
@@ -43,7 +44,8 @@ enum Command {
     Serve(ConfigArgs),
     /// Check a configuration and the tokens, keys and certificates that it names.
     ///
-    /// Reads the whole file, logs in to every token, looks up every key, and reports all faults at once. Exit code: 0 if
+    /// Reads the whole file, logs in to every token, looks up every key that is listed, and reports all faults at once. A
+    /// file that is at fault itself is reported whole, and what it names is looked at once that is mended. Exit code: 0 if
     /// the proxy can serve everything, 1 if a token, key or certificate is at fault, 2 if the file is.
     Check(ConfigArgs),
     /// Examine the tokens of a configuration and say what to set.
@@ -118,4 +120,17 @@ fn complain(problem: &dyn std::fmt::Display) {
 #[expect(clippy::print_stdout, reason = "the one place that writes to standard output")]
 fn print(text: &dyn std::fmt::Display) {
     println!("{text}");
+}
+
+/// The configuration, with the environment that its modules want; the exit code where it cannot be had, and why is said.
+fn load_config(path: &Path) -> Result<Config, u8> {
+    let config = Config::load(path).map_err(|error| {
+        complain(&error);
+        EXIT_CONFIG
+    })?;
+    environment::ensure(&config.tokens).map_err(|error| {
+        complain(&format!("cannot set the environment of the PKCS#11 modules: {error}"));
+        EXIT_FAILED
+    })?;
+    Ok(config)
 }

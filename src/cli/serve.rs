@@ -6,26 +6,19 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, complain, environment};
+use super::{EXIT_FAILED, EXIT_OK, complain, load_config};
 use crate::app::{self, Ended};
-use crate::config::{Config, LogLevel};
+use crate::config::LogLevel;
 
 /// Log lines that may wait to be written, a few kilobytes each, 40 at the most; what comes on top is dropped and counted,
 /// since no request waits for the log.
 const MAX_WAITING_LINES: usize = 16_384;
 
 pub(super) fn run(path: &Path) -> u8 {
-    let config = match Config::load(path) {
+    let config = match load_config(path) {
         Ok(config) => config,
-        Err(error) => {
-            complain(&error);
-            return EXIT_CONFIG;
-        }
+        Err(code) => return code,
     };
-    if let Err(error) = environment::ensure(&config.tokens) {
-        complain(&format!("cannot set the environment of the PKCS#11 modules: {error}"));
-        return EXIT_FAILED;
-    }
     let (log, dropped_lines) = start_log(config.log_level);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -6,7 +6,7 @@ mod make;
 mod stanza;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use xks_spec::ExternalKeyId;
@@ -14,7 +14,7 @@ use xks_spec::ExternalKeyId;
 use super::check::settled;
 use super::key_check::{KeyCheck, deadline};
 use super::report::Report;
-use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, complain, environment, leave};
+use super::{EXIT_FAILED, EXIT_OK, complain, leave, load_config};
 use crate::app::Tokens;
 use crate::config::{Config, StoreSettings};
 use crate::hsm::{
@@ -101,7 +101,7 @@ pub(super) fn run(command: &KeysCommand) -> u8 {
     | KeysCommand::Create(CreateArgs { at: TokenArgs { config: path, .. }, .. })
     | KeysCommand::Rotate(RotateArgs { at: TokenArgs { config: path, .. }, .. })
     | KeysCommand::Check(CheckArgs { config: path, .. })) = command;
-    let mut config = match load(path) {
+    let mut config = match load_config(path) {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -116,18 +116,6 @@ pub(super) fn run(command: &KeysCommand) -> u8 {
         complain(&refusal);
         EXIT_FAILED
     })
-}
-
-fn load(path: &Path) -> Result<Config, u8> {
-    let config = Config::load(path).map_err(|error| {
-        complain(&error);
-        EXIT_CONFIG
-    })?;
-    environment::ensure(&config.tokens).map_err(|error| {
-        complain(&format!("cannot set the environment of the PKCS#11 modules: {error}"));
-        EXIT_FAILED
-    })?;
-    Ok(config)
 }
 
 /// Why a command did nothing, or not all.
