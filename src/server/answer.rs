@@ -6,7 +6,6 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Body;
 use xks_spec::error::ErrorBody;
-use zeroize::Zeroizing;
 
 use crate::error::{Error, WireError};
 
@@ -26,9 +25,9 @@ pub(super) fn ok(body: Vec<u8>) -> Answer {
 
 /// The body of a successful answer.
 pub(super) fn encode<T: serde::Serialize>(body: &T) -> Result<Vec<u8>, Error> {
-    let mut encoded = Zeroizing::new(Vec::with_capacity(512));
-    serde_json::to_writer(&mut *encoded, body).map_err(|_| Error::Panic)?;
-    Ok(std::mem::take(&mut *encoded))
+    let mut encoded = Vec::with_capacity(512);
+    serde_json::to_writer(&mut encoded, body).map_err(|_| Error::Panic)?;
+    Ok(encoded)
 }
 
 /// The answer to a request that failed.
