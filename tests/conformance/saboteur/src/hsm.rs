@@ -98,7 +98,7 @@ impl Hsm {
         Ok(sealed)
     }
 
-    /// The plaintext, where `accepts(expected, given)` takes the tag.
+    /// The plaintext, where `accepts` takes the tag that it should have.
     pub(crate) async fn decrypt(
         &self,
         key: &Key,

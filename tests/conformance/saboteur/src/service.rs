@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -61,32 +62,8 @@ pub(crate) async fn answer(proxy: Arc<Proxy>, request: Request<Incoming>) -> io:
 }
 
 async fn route_and_answer(proxy: &Proxy, request: Request<Incoming>) -> io::Result<Answer> {
-    if proxy.has(Fault::LongUriRefused) && request.uri().path().len() > 200 {
-        return Ok(refused_with(proxy, 414, &Refusal::invalid("The URI is too long."), b""));
-    }
-    let Some(route) = route(proxy, &request) else {
-        let name = if proxy.has(Fault::UnknownPathAsKeyNotFound) {
-            ErrorName::KeyNotFoundException
-        } else {
-            ErrorName::InvalidUriPathException
-        };
-        return Ok(html_or(proxy, 404, &Refusal::new(name, "There is no such path.")));
-    };
-    if request.method() != Method::POST && !proxy.has(Fault::GetIsServed) {
-        let status = if proxy.has(Fault::GetIsNotFound) { 404 } else { 405 };
-        let refusal =
-            Refusal::new(ErrorName::UnsupportedOperationException, "Operations are called by POST.");
-        let mut answer = html_or(proxy, status, &refusal);
-        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        return Ok(answer);
-    }
-    if proxy.has(Fault::ChunkedBodyRefused) && request.headers().contains_key(TRANSFER_ENCODING) {
-        return Ok(refused_with(proxy, 411, &Refusal::invalid("A length is required."), b""));
-    }
     let (head, body) = request.into_parts();
-    if proxy.has(Fault::MalformedAuthorizationCrashes) && !sigv4::is_well_formed(&head.headers) {
-        return Err(io::Error::other("index out of range"));
-    }
+    // Read whole whatever the answer: a client that is still sending may miss one that comes before.
     let limit = if proxy.has(Fault::SmallBodyCap) { 16_000 } else { MAX_BODY_BYTES };
     let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
@@ -98,6 +75,31 @@ async fn route_and_answer(proxy: &Proxy, request: Request<Incoming>) -> io::Resu
         }
         _ => return Err(io::ErrorKind::TimedOut.into()),
     };
+    if proxy.has(Fault::LongUriRefused) && head.uri.path().len() > 200 {
+        return Ok(refused_with(proxy, 414, &Refusal::invalid("The URI is too long."), b""));
+    }
+    let Some(route) = route(proxy, &head) else {
+        let name = if proxy.has(Fault::UnknownPathAsKeyNotFound) {
+            ErrorName::KeyNotFoundException
+        } else {
+            ErrorName::InvalidUriPathException
+        };
+        return Ok(html_or(proxy, 404, &Refusal::new(name, "There is no such path.")));
+    };
+    if head.method != Method::POST && !proxy.has(Fault::GetIsServed) {
+        let status = if proxy.has(Fault::GetIsNotFound) { 404 } else { 405 };
+        let refusal =
+            Refusal::new(ErrorName::UnsupportedOperationException, "Operations are called by POST.");
+        let mut answer = html_or(proxy, status, &refusal);
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        return Ok(answer);
+    }
+    if proxy.has(Fault::ChunkedBodyRefused) && head.headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(refused_with(proxy, 411, &Refusal::invalid("A length is required."), b""));
+    }
+    if proxy.has(Fault::MalformedAuthorizationCrashes) && !sigv4::is_well_formed(&head.headers) {
+        return Err(io::Error::other("index out of range"));
+    }
     let outcome = match authenticate(proxy, &route, &head, &body) {
         Ok(()) => operations::perform(proxy, route.store, route.operation, &route.key_id, &body).await,
         Err(refusal) => Err(refusal),
@@ -109,11 +111,11 @@ async fn route_and_answer(proxy: &Proxy, request: Request<Incoming>) -> io::Resu
 }
 
 /// The store, operation and key of a path; `None` where it is no path of ours. A query is in none of ours.
-fn route(proxy: &Proxy, request: &Request<Incoming>) -> Option<Route> {
-    if request.uri().query().is_some() && !proxy.has(Fault::QueryIgnored) {
+fn route(proxy: &Proxy, head: &Parts) -> Option<Route> {
+    if head.uri.query().is_some() && !proxy.has(Fault::QueryIgnored) {
         return None;
     }
-    let path = ApiPath::parse(request.uri().path()).ok()?;
+    let path = ApiPath::parse(head.uri.path()).ok()?;
     let is_under = |prefix: &str| {
         path.prefix == prefix || (proxy.has(Fault::AnyPrefix) && path.prefix.starts_with(prefix))
     };
@@ -124,12 +126,7 @@ fn route(proxy: &Proxy, request: &Request<Incoming>) -> Option<Route> {
     (!is_refused).then_some(Route { store, operation: path.operation, key_id })
 }
 
-fn authenticate(
-    proxy: &Proxy,
-    route: &Route,
-    head: &http::request::Parts,
-    body: &[u8],
-) -> Result<(), Refusal> {
+fn authenticate(proxy: &Proxy, route: &Route, head: &Parts, body: &[u8]) -> Result<(), Refusal> {
     let is_of_a_key = route.operation != Operation::GetHealthStatus;
     if proxy.has(Fault::KeyOracle) && is_of_a_key {
         operations::find_key(proxy, route.store, &route.key_id)?;

@@ -36,7 +36,8 @@ pub(super) async fn answer(proxy: &Proxy, store: usize, key_id: &str, body: &[u8
     let aad = body.aad()?;
     let mut plaintext = body.message("plaintext")?;
     let key = find_key(proxy, store, key_id)?;
-    check_key(proxy, key, key.may_encrypt)?;
+    // A CDIV vouches that the ciphertext decrypts, which takes a key that may.
+    check_key(proxy, key, key.may_encrypt && (key.may_decrypt || !wants_integrity_value))?;
     if proxy.has(Fault::CiphertextPadded) {
         let padding = plaintext.len().next_multiple_of(16) - plaintext.len();
         plaintext.extend(vec![0; padding]);
@@ -66,7 +67,7 @@ fn wants_integrity_value(proxy: &Proxy, body: &Body<'_>) -> Result<bool, Refusal
     }
 }
 
-/// Encrypts, and decrypts again to see that it can be done.
+/// Encrypts, and where the key may, decrypts again to see that it can be done.
 async fn seal(proxy: &Proxy, key: &Key, aad: &[u8], plaintext: &[u8]) -> Result<Sealed, HsmError> {
     let metadata = ciphertext_metadata(proxy, key);
     let authenticated = authenticated(proxy, aad, &metadata);
@@ -74,10 +75,14 @@ async fn seal(proxy: &Proxy, key: &Key, aad: &[u8], plaintext: &[u8]) -> Result<
         let iv = next_iv(proxy);
         let mut ciphertext = proxy.hsm.encrypt(key, &iv, &authenticated, plaintext).await?;
         let tag = ciphertext.split_off(ciphertext.len() - TAG_BYTES);
-        let decrypted = proxy.hsm.decrypt(key, &iv, &authenticated, &ciphertext, |expected| expected == tag);
-        let is_sound = decrypted.await.is_ok_and(|decrypted| decrypted == plaintext);
-        if is_sound || proxy.has(Fault::IntegrityValueUnverified) {
-            return Ok(Sealed { aad: aad.to_vec(), metadata, iv, ciphertext, tag });
+        let sealed = Sealed { aad: aad.to_vec(), metadata: metadata.clone(), iv, ciphertext, tag };
+        if !key.may_decrypt || proxy.has(Fault::IntegrityValueUnverified) {
+            return Ok(sealed);
+        }
+        let Sealed { iv, ciphertext, tag, .. } = &sealed;
+        let decrypted = proxy.hsm.decrypt(key, iv, &authenticated, ciphertext, |expected| expected == tag);
+        if decrypted.await.is_ok_and(|decrypted| decrypted == plaintext) {
+            return Ok(sealed);
         }
     }
     Err(HsmError::Failed)
