@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::both_lengths::LengthHidden;
 use crate::fault::Fault;
 use crate::hello::{self, FirstBytes};
 use crate::proxy::Proxy;
@@ -74,8 +75,13 @@ async fn handshake(
 }
 
 async fn serve(proxy: Arc<Proxy>, established: Established) {
+    let hides_length = proxy.has(Fault::BothLengthsKeptAlive);
     let service = service_fn(move |request| answer(Arc::clone(&proxy), request));
-    let io = TokioIo::new(established.stream);
+    let stream: Box<dyn Stream> = match established.stream {
+        stream if hides_length => Box::new(LengthHidden(stream)),
+        stream => stream,
+    };
+    let io = TokioIo::new(stream);
     // How a connection ends is the client's business.
     if established.is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());

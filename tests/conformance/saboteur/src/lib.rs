@@ -13,6 +13,7 @@
 )]
 
 mod body;
+mod both_lengths;
 mod connection;
 mod control;
 mod fault;

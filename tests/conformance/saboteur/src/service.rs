@@ -51,14 +51,7 @@ pub(crate) async fn answer(proxy: Arc<Proxy>, request: Request<Incoming>) -> io:
         let (status, text) = if is_fit { (200, "fit") } else { (503, "the HSM does not answer") };
         return Ok(text_answer(status, text));
     }
-    // With a Content-Length beside it, which hyper does not show, the next request may be a smuggled one.
-    let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
-    let must_close = is_chunked && !proxy.has(Fault::BothLengthsKeptAlive);
-    let mut answer = route_and_answer(&proxy, request).await?;
-    if must_close {
-        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(answer)
+    route_and_answer(&proxy, request).await
 }
 
 async fn route_and_answer(proxy: &Proxy, request: Request<Incoming>) -> io::Result<Answer> {

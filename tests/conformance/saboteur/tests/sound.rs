@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 use mock_kms::xks::{Client, ClientBuilder, Exchange, Failure, HttpVersion, Proxy, Request, RequestMetadata};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use xks_saboteur::{Accepted, ClientIdentity, Credential, Fault, HOST, HsmState, STORES, Saboteur, keys};
 use xks_spec::response::{HealthStatus, KeyStatus};
 
@@ -234,4 +235,22 @@ async fn paths_methods_and_queries_are_refused_before_the_signature() {
     assert_eq!(unsigned("POST", "/alpha/more/kms/xks/v1/health").await, 404);
     assert_eq!(unsigned("POST", "/alpha/kms/xks/v1/keys/unknown-key/metadata").await, 401);
     assert_eq!(unsigned("GET", xks_saboteur::setup::PING_PATH).await, 200);
+}
+
+/// Two lengths, and a second request that one of them takes for a part of the first.
+#[tokio::test]
+async fn a_connection_with_two_lengths_ends_unless_that_is_the_fault() {
+    for (fault, expected) in [(None, 1), (Some(Fault::BothLengthsKeptAlive), 2)] {
+        let saboteur = Saboteur::start(fault).await;
+        let client =
+            builder(&saboteur, saboteur.addr()).http_versions(&[HttpVersion::Http1]).build().unwrap();
+        let mut stream = client.open_tls(&store(0)).await.unwrap();
+        let smuggler = b"POST /alpha/kms/xks/v1/health HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\
+            Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        stream.write_all(smuggler).await.unwrap();
+        let mut answers = String::new();
+        // The server may end without TLS's farewell.
+        let _ = stream.read_to_string(&mut answers).await;
+        assert_eq!(answers.matches("HTTP/1.1 ").count(), expected, "{fault:?}: {answers}");
+    }
 }
