@@ -50,7 +50,7 @@ faults! {
     Tls11Accepted "tls-1-1-accepted" ["TRANS-TLS-001"]
         "A client that offers TLS 1.1 at best gets a ServerHello of TLS 1.1."
     WeakSuiteAccepted "weak-suite-accepted" ["TRANS-CIPHER-001"]
-        "A TLS 1.2 client that offers none of the specification's suites gets one without forward secrecy or without AEAD."
+        "A TLS 1.2 client that offers none of the specification's suites gets one of old, such as AES-CBC with RSA key exchange."
     RequiredSuitesMissing "required-suites-missing" ["TRANS-CIPHER-001"]
         "Only suites with AES-128 are served, none of the four of the specification."
     Http1Refused "http1-refused" ["TRANS-ALPN-001", "TRANS-HTTP-002"]

@@ -17,9 +17,12 @@ const TLS_1_0: u16 = 0x0301;
 const TLS_1_1: u16 = 0x0302;
 const TLS_1_2: u16 = 0x0303;
 
-/// Suites of the past: RSA key exchange, CBC, RC4, 3DES.
-const WEAK_SUITES: [u16; 12] =
-    [0x0004, 0x0005, 0x000a, 0x002f, 0x0035, 0x003c, 0x003d, 0x009c, 0x009d, 0xc012, 0xc013, 0xc014];
+/// Whether a suite is of the past: RSA key exchange, CBC, RC4, 3DES, NULL.
+fn is_weak(suite: u16) -> bool {
+    /// No suite but a signal (RFC 5746).
+    const EMPTY_RENEGOTIATION_INFO: u16 = 0x00ff;
+    suite != EMPTY_RENEGOTIATION_INFO && (suite >> 8 == 0 || (0xc001..=0xc028).contains(&suite))
+}
 
 /// What comes of a connection's first bytes.
 pub(crate) enum FirstBytes {
@@ -114,8 +117,8 @@ fn choose(proxy: &Proxy, hello: &ClientHello) -> Option<(u16, u16)> {
         }
         _ => false,
     };
-    let weak = hello.suites.iter().find(|suite| WEAK_SUITES.contains(suite));
-    weak.filter(|_| accepts_version).map(|suite| (hello.version, *suite))
+    let weak = hello.suites.iter().copied().find(|suite| is_weak(*suite));
+    weak.filter(|_| accepts_version).map(|suite| (hello.version, suite))
 }
 
 /// One record with a ServerHello that has no extensions.
