@@ -64,3 +64,21 @@ fn every_fault_is_made_somewhere() {
         );
     }
 }
+
+/// The document's table is the table of faults, and its count of noticed ones is right.
+#[test]
+fn the_document_lists_every_fault() {
+    let document = read("docs/conformance-faults.md");
+    let rows = rows(&document);
+    let faults: Vec<_> = rows.iter().filter(|row| row[0].starts_with('`')).collect();
+    for (fault, row) in Fault::ALL.iter().zip(&faults) {
+        let expected =
+            [&*format!("`{}`", fault.name()), fault.description(), &fault.requirements().join(", ")];
+        assert_eq!(row[..3], expected);
+        assert!(row[3] == "no" || row[3].starts_with("yes: "), "{row:?}");
+    }
+    assert_eq!(faults.len(), Fault::ALL.len());
+    let noticed = faults.iter().filter(|row| row[3] != "no").count();
+    let sentence = format!("AWS's client notices {noticed} of {} faults.", faults.len());
+    assert!(document.contains(&sentence), "the document does not say: {sentence}");
+}
