@@ -21,8 +21,8 @@ use xks_harness::SoftHsm;
 use xks_harness::token::{LABEL, PIN};
 use xks_proxy::clock::Deadline;
 use xks_proxy::hsm::{
-    CheckValue, Hsm, HsmError, KeyLocator, KeyMaterial, Modules, Sealed, TAG_BYTES, Token, TokenSelector,
-    TokenSettings, UserType,
+    CheckValue, ForceLogin, Hsm, HsmError, KeyLocator, KeyMaterial, Modules, Sealed, TAG_BYTES, Token,
+    TokenSelector, TokenSettings, UserType,
 };
 use xks_proxy::metrics::{Metrics, TokenMetrics};
 use xks_proxy::secret::{Secret, SecretSource};
@@ -96,6 +96,8 @@ fn start_token() -> Token {
         selector: TokenSelector::Label(LABEL.into()),
         user_type: UserType::User,
         pin: Some(SecretSource::Inline(Secret::new(PIN.to_owned().into()))),
+        state_dir: None,
+        force_login: ForceLogin::No,
         sessions: 2,
         queue_depth: 16,
         profile: None,

@@ -8,7 +8,7 @@ use super::report::Report;
 use super::{EXIT_FAILED, complain, leave, load_config};
 use crate::app::Tokens;
 use crate::clock;
-use crate::hsm::{HealthStatus, Hsm, TokenHealth};
+use crate::hsm::{ForceLogin, HealthStatus, Hsm, TokenHealth};
 use crate::metrics::Metrics;
 use crate::tls::{CertificateFiles, validity_unix_secs};
 
@@ -17,8 +17,8 @@ const TOKEN_PATIENCE: Duration = Duration::from_secs(20);
 /// A certificate that ends sooner deserves a word.
 const CERTIFICATE_NOTICE_SECS: i64 = 30 * 24 * 3600;
 
-pub(super) fn run(path: &Path) -> u8 {
-    let config = match load_config(path) {
+pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
+    let config = match load_config(path, force_login) {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -26,6 +26,12 @@ pub(super) fn run(path: &Path) -> u8 {
     report.good(&format!("the configuration {} is well-formed", path.display()));
     for files in &config.certificates {
         check_certificate(files, &mut report);
+    }
+    if config.tokens.iter().any(|token| token.pin.is_some() && token.state_dir.is_none()) {
+        report.notice(
+            "without a state directory ([state] dir) a PIN that a token refuses is tried again at each start, and each \
+             command, which can lock the token",
+        );
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let (Ok(runtime), Ok(tokens)) = (runtime, Tokens::start(config.tokens, &Metrics::new())) else {

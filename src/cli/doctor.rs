@@ -10,13 +10,13 @@ use serde_json::json;
 use super::{EXIT_FAILED, EXIT_OK, load_config, print};
 use crate::config::StoreSettings;
 use crate::hsm::examination::{Examination, IvSourceTried, KeyFound, examine};
-use crate::hsm::{KeyLocator, Modules, TokenSettings};
+use crate::hsm::{ForceLogin, KeyLocator, Modules, TokenSettings};
 
 /// How long one step of an examination may take before the token is taken to hang.
 const STEP_PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) fn run(path: &Path, as_json: bool) -> u8 {
-    let config = match load_config(path) {
+pub(super) fn run(path: &Path, force_login: ForceLogin, as_json: bool) -> u8 {
+    let config = match load_config(path, force_login) {
         Ok(config) => config,
         Err(code) => return code,
     };

@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app::Tokens;
 use crate::config::Config;
+use crate::hsm::ForceLogin;
 
 /// Everything went well.
 const EXIT_OK: u8 = 0;
@@ -41,13 +42,13 @@ enum Command {
     ///
     /// Logs go to standard output, one JSON object a line, one line a request. SIGTERM makes the proxy not ready at once
     /// (/readyz and /ping say 503), serves on for lame_duck_secs, drains, and exits with 0.
-    Serve(ConfigArgs),
+    Serve(ServeArgs),
     /// Check a configuration and the tokens, keys and certificates that it names.
     ///
     /// Reads the whole file, logs in to every token, looks up every key that is listed, and reports all faults at once. A
     /// file that is at fault itself is reported whole, and what it names is looked at once that is mended. Exit code: 0 if
     /// the proxy can serve everything, 1 if a token, key or certificate is at fault, 2 if the file is.
-    Check(ConfigArgs),
+    Check(CheckArgs),
     /// Examine the tokens of a configuration and say what to set.
     ///
     /// Logs in once to each token and finds out which mechanisms it has, which IV source works, what it says of a bad tag,
@@ -71,9 +72,48 @@ struct ConfigArgs {
 }
 
 #[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Log in although a token says that its PIN is close to being locked (CKF_USER_PIN_COUNT_LOW, _FINAL_TRY, _LOCKED).
+    ///
+    /// Each such login is logged as a warning. A PIN that the token has refused is not tried even so until its content
+    /// changes: a service is restarted without anybody looking. `check --force-login` tries that one, once, and a proxy
+    /// that serves meanwhile takes note of its success.
+    #[arg(long)]
+    force_login: bool,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    login: LoginArgs,
+}
+
+/// For the commands that a person runs.
+#[derive(Clone, Copy, Debug, Args)]
+struct LoginArgs {
+    /// Try the PIN once, although the token has refused it or says that it is close to locking it.
+    ///
+    /// Only where the PIN is known to be right: a wrong one may lock the token.
+    #[arg(long)]
+    force_login: bool,
+}
+
+impl LoginArgs {
+    const fn force(self) -> ForceLogin {
+        if self.force_login { ForceLogin::Everything } else { ForceLogin::No }
+    }
+}
+
+#[derive(Debug, Args)]
 struct DoctorArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    login: LoginArgs,
     /// As JSON, for a bug report or a comparison. No secret is in it.
     #[arg(long)]
     json: bool,
@@ -93,9 +133,9 @@ enum CredentialsCommand {
 #[must_use]
 pub fn main() -> ExitCode {
     let code = match Cli::parse().command {
-        Command::Serve(args) => serve::run(&args.config),
-        Command::Check(args) => check::run(&args.config),
-        Command::Doctor(args) => doctor::run(&args.config.config, args.json),
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => check::run(&args.config.config, args.login.force()),
+        Command::Doctor(args) => doctor::run(&args.config.config, args.login.force(), args.json),
         Command::Keys(command) => keys::run(&command),
         Command::Credentials(CredentialsCommand::New(args)) => credentials::new(&args),
     };
@@ -123,8 +163,8 @@ fn print(text: &dyn std::fmt::Display) {
 }
 
 /// The configuration, with the environment that its modules want; the exit code where it cannot be had, and why is said.
-fn load_config(path: &Path) -> Result<Config, u8> {
-    let config = Config::load(path).map_err(|error| {
+fn load_config(path: &Path, force_login: ForceLogin) -> Result<Config, u8> {
+    let mut config = Config::load(path).map_err(|error| {
         complain(&error);
         EXIT_CONFIG
     })?;
@@ -132,5 +172,6 @@ fn load_config(path: &Path) -> Result<Config, u8> {
         complain(&format!("cannot set the environment of the PKCS#11 modules: {error}"));
         EXIT_FAILED
     })?;
+    config.tokens.iter_mut().for_each(|token| token.force_login = force_login);
     Ok(config)
 }

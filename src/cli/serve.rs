@@ -1,21 +1,21 @@
 //! `xks-proxy serve`.
 
-use std::path::Path;
-
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use super::{EXIT_FAILED, EXIT_OK, complain, load_config};
+use super::{EXIT_FAILED, EXIT_OK, ServeArgs, complain, load_config};
 use crate::app::{self, Ended};
 use crate::config::LogLevel;
+use crate::hsm::ForceLogin;
 
 /// Log lines that may wait to be written, a few kilobytes each, 40 at the most; what comes on top is dropped and counted,
 /// since no request waits for the log.
 const MAX_WAITING_LINES: usize = 16_384;
 
-pub(super) fn run(path: &Path) -> u8 {
-    let config = match load_config(path) {
+pub(super) fn run(args: &ServeArgs) -> u8 {
+    let force_login = if args.force_login { ForceLogin::TokenFlags } else { ForceLogin::No };
+    let config = match load_config(&args.config.config, force_login) {
         Ok(config) => config,
         Err(code) => return code,
     };

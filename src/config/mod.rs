@@ -153,7 +153,7 @@ fn read<'d>(
     let ping_listen = read_listen(root.section("ping"));
     let state = read_state(root.section("state"), folder);
     let log_level = read_log(root.section("log"));
-    let tokens = tokens::read(&mut root, folder);
+    let tokens = tokens::read(&mut root, folder, state.0.as_deref());
     let stores = stores::read(&mut root, folder, &tokens);
     root.finish();
     let server = server?;

@@ -74,8 +74,13 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
         })
         .collect();
     let folder = folder();
-    let shown = Config::parse(&uncommented, folder.path()).unwrap();
+    let mut shown = Config::parse(&uncommented, folder.path()).unwrap();
     let default = Config::parse(EXAMPLE, folder.path()).unwrap();
+    // The state directory is shown as one might be, and has no default.
+    assert!(default.tokens.iter().all(|token| token.state_dir.is_none()));
+    for token in &mut shown.tokens {
+        assert_eq!(token.state_dir.take().as_deref(), Some(Path::new("/var/lib/xks-proxy")));
+    }
     assert_eq!(shown.limits, default.limits);
     assert_eq!(shown.timeouts, default.timeouts);
     assert_eq!(shown.fleet, default.fleet);

@@ -9,12 +9,12 @@ use xks_spec::limits::MAX_HEALTH_RESULT_AGE;
 
 use super::read_secret;
 use super::reader::{Section, Table, Value};
-use crate::hsm::{IvSource, Profile, TokenSelector, TokenSettings, UserType};
+use crate::hsm::{ForceLogin, IvSource, Profile, TokenSelector, TokenSettings, UserType};
 
 /// A key that was searched and not found is not searched again for so long.
 const MISS_MEMORY: Duration = Duration::from_secs(2);
 
-pub(super) fn read(root: &mut Table<'_>, folder: &Path) -> Vec<TokenSettings> {
+pub(super) fn read(root: &mut Table<'_>, folder: &Path, state_dir: Option<&Path>) -> Vec<TokenSettings> {
     let mut tokens: Vec<TokenSettings> = Vec::new();
     let mut environment: HashMap<String, String> = HashMap::new();
     let Some(array) = root.require("tokens") else { return tokens };
@@ -36,7 +36,7 @@ pub(super) fn read(root: &mut Table<'_>, folder: &Path) -> Vec<TokenSettings> {
             }
         }
         table.finish();
-        tokens.push(token);
+        tokens.push(TokenSettings { state_dir: state_dir.map(Path::to_owned), ..token });
     }
     if array.array().is_empty() {
         array.fault("at least one token is needed");
@@ -73,6 +73,8 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
         selector: selector?,
         user_type: user_type?,
         pin: pin?,
+        state_dir: None,
+        force_login: ForceLogin::No,
         sessions: usize::try_from(sessions?).ok()?,
         queue_depth: usize::try_from(queue_depth?).ok()?,
         profile: profile?,

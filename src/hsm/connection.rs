@@ -16,10 +16,11 @@ use thiserror::Error;
 use super::ckr::Meaning;
 use super::iv::IvSource;
 use super::module::{Module, ModuleFault, Modules};
+use super::pin_guard::{PinFault, PinFlag};
 use super::profiles::Profile;
 use super::settings::{TokenSettings, UserType};
 use super::{Sealed, TokenIdentity, ckr};
-use crate::secret::{Secret, SecretFault};
+use crate::secret::SecretFault;
 
 /// How a token is told from others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,14 +71,13 @@ pub(super) struct KnownGood {
     pub(super) sealed: Sealed,
 }
 
-/// Finds the token and logs in, unless `rejected` is the PIN that was refused before.
+/// Finds the token and logs in, where the PIN may be tried ([`PinGuard`](super::pin_guard::PinGuard)).
 ///
 /// The session that comes along is the one that logged in; the login lasts while any session is open.
 pub(super) fn connect(
     settings: &TokenSettings,
     modules: &Modules,
     epoch: Epoch,
-    rejected: Option<&Rejection>,
 ) -> Result<(Connection, Session), ConnectionFault> {
     let module = modules.load(&settings.module)?;
     let (slot, token) = find(&module, &settings.selector)?;
@@ -87,7 +87,7 @@ pub(super) fn connect(
         return Err(ConnectionFault::NoAesGcm);
     }
     let session = module.pkcs11.open_rw_session(slot).map_err(|error| call_fault("C_OpenSession", &error))?;
-    log_in(settings, &token, &session, rejected)?;
+    log_in(settings, modules, (&module, slot), &token, &session)?;
     let identity = Arc::new(identity(&token));
     let profile = settings.profile.unwrap_or_else(|| Profile::of_manufacturer(&identity.manufacturer));
     let connection = Connection {
@@ -132,26 +132,34 @@ pub(super) fn find(module: &Module, selector: &TokenSelector) -> Result<(Slot, T
 
 fn log_in(
     settings: &TokenSettings,
+    modules: &Modules,
+    (module, slot): (&Module, Slot),
     token: &TokenInfo,
     session: &Session,
-    rejected: Option<&Rejection>,
 ) -> Result<(), ConnectionFault> {
     let Some(source) = &settings.pin else {
         return if token.login_required() { Err(ConnectionFault::PinNeeded) } else { Ok(()) };
     };
     let pin = source.read()?;
-    // Every further try of a wrong PIN brings the token nearer to locking it.
-    if let Some(rejected) = rejected.filter(|rejected| rejected.pin == pin) {
-        return Err(ConnectionFault::PinRejected(rejected.clone()));
-    }
+    // What was read before may be of before another's try.
+    let flag = || {
+        let now = module.pkcs11.get_token_info(slot);
+        PinFlag::of(now.as_ref().unwrap_or(token), settings.user_type)
+    };
+    let attempt = modules.pin_guard.permit(settings, token.serial_number(), &pin, flag)?;
     let user_type = match settings.user_type {
         UserType::User => CryptokiUserType::User,
         UserType::SecurityOfficer => CryptokiUserType::So,
         UserType::Vendor(value) => CryptokiUserType::VendorExtension(value),
     };
     match session.login(user_type, Some(&AuthPin::new(pin.expose().into()))) {
-        // The login belongs to the application: another of our configured tokens may be the same one.
-        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Ok(()) => {
+            attempt.accepted();
+            Ok(())
+        }
+        // The login belongs to the application: another of our configured tokens may be the same one. Of the PIN this says
+        // nothing.
+        Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
         Err(error) => {
             let code = ckr::code_of(&error);
             let is_about_pin = matches!(
@@ -163,7 +171,7 @@ fn log_in(
                     | RvError::PinExpired
             );
             if is_about_pin {
-                Err(ConnectionFault::PinRejected(Rejection { pin, code: ckr::name(code) }))
+                Err(attempt.refused(&ckr::name(code)).into())
             } else {
                 Err(call_fault("C_Login", &error))
             }
@@ -184,15 +192,6 @@ pub(super) fn identity(token: &TokenInfo) -> TokenIdentity {
 
 fn call_fault(call: &'static str, error: &Error) -> ConnectionFault {
     ConnectionFault::Call { call, code: ckr::name(ckr::code_of(error)) }
-}
-
-/// A PIN that the token refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// The PIN, to know when it changes.
-    pub pin: Secret,
-    /// The return code.
-    pub code: Box<str>,
 }
 
 /// Why there is no connection.
@@ -221,9 +220,9 @@ pub enum ConnectionFault {
     /// The token wants a login and the configuration has no PIN.
     #[error("the token wants a login: give its PIN in the configuration")]
     PinNeeded,
-    /// The token refused the PIN. It is not tried again until it changes.
-    #[error("the token refused the PIN with {}; it is not tried again until the PIN's content changes", .0.code)]
-    PinRejected(Rejection),
+    /// The token refused the PIN, now or before, or the PIN must not be tried.
+    #[error(transparent)]
+    Pin(#[from] PinFault),
     /// A call failed.
     #[error("{call} failed with {code}")]
     Call {

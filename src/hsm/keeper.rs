@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cryptoki::session::{Session, SessionState};
 
 use super::ckr::{self, Meaning};
-use super::connection::{Connection, ConnectionFault, Rejection, connect};
+use super::connection::{Connection, ConnectionFault, connect};
 use super::keys::{Enumeration, KeyEntry, SearchFault};
 use super::module::Modules;
 use super::probe::{self, ProbeFault, ProbeKey, Term};
@@ -41,11 +41,10 @@ pub(super) enum Message {
 
 /// The keeper's life: ends with [`Message::Stop`], or when it finds itself replaced.
 pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flume::Receiver<Message>) {
-    let mut rejected: Option<Rejection> = None;
     let mut pause = Duration::ZERO;
     loop {
         shared.probe.enter(term);
-        let connected = connect(&shared.settings, modules, shared.next_epoch(), rejected.as_ref());
+        let connected = connect(&shared.settings, modules, shared.next_epoch());
         if !shared.probe.is_current(term) {
             return;
         }
@@ -70,10 +69,7 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
                 pause = (2 * pause).clamp(FIRST_PAUSE, MAX_PAUSE);
             }
             Err(fault) => {
-                report(shared, term, &fault, rejected.is_some());
-                if let ConnectionFault::PinRejected(rejection) = fault {
-                    rejected = Some(rejection);
-                }
+                report(shared, term, &fault);
                 pause = (2 * pause).clamp(FIRST_PAUSE, MAX_PAUSE);
                 if wait(shared, messages, pause).is_err() {
                     return;
@@ -99,12 +95,11 @@ fn wait(shared: &Shared, messages: &flume::Receiver<Message>, pause: Duration) -
     }
 }
 
-fn report(shared: &Shared, term: Term, fault: &ConnectionFault, pin_was_rejected: bool) {
+fn report(shared: &Shared, term: Term, fault: &ConnectionFault) {
     let reason: Arc<str> = fault.to_string().into();
     let is_news = shared.set_unavailable(&reason);
     shared.probe.end(term, HealthStatus::Unavailable, Some(Arc::clone(&reason)));
-    let is_old_rejection = pin_was_rejected && matches!(fault, ConnectionFault::PinRejected(_));
-    if is_news && !is_old_rejection {
+    if is_news {
         tracing::error!(token = %shared.settings.name, %reason, "the token is not usable");
     }
 }

@@ -68,7 +68,7 @@ impl KeyManager {
     /// # Errors
     /// [`ManageFault::Connection`].
     pub fn connect(settings: &TokenSettings, modules: &Modules) -> Result<Self, ManageFault> {
-        let (_, session) = connection::connect(settings, modules, Epoch(0), None)?;
+        let (_, session) = connection::connect(settings, modules, Epoch(0))?;
         Ok(Self { session })
     }
 

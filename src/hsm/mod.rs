@@ -17,6 +17,7 @@ mod keys;
 mod lane;
 mod manage;
 mod module;
+mod pin_guard;
 mod probe;
 mod profiles;
 mod searches;
@@ -37,14 +38,15 @@ use zeroize::Zeroizing;
 use crate::clock::Deadline;
 
 pub use check_value::{CheckValue, CheckValueFault};
-pub use connection::{ConnectionFault, Rejection, TokenSelector};
+pub use connection::{ConnectionFault, TokenSelector};
 pub use fleet::Fleet;
 pub use hedge::HedgeSettings;
 pub use iv::IvSource;
 pub use manage::{KeyManager, ManageFault, ManagedKey};
 pub use module::{ModuleFault, Modules};
+pub use pin_guard::{PinFault, PinFlag};
 pub use profiles::Profile;
-pub use settings::{TokenSettings, UserType};
+pub use settings::{ForceLogin, TokenSettings, UserType};
 pub use token::Token;
 
 /// Length of an AES-GCM authentication tag, in bytes.

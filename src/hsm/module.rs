@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::ckr;
 use super::gcm::Gcm;
+use super::pin_guard::PinGuard;
 
 /// A module that has been loaded and initialised. It is never finalised: that would pull the ground from under
 /// every thread that is inside it.
@@ -22,6 +23,8 @@ pub(super) struct Module {
 /// The modules of this process.
 #[derive(Default)]
 pub struct Modules {
+    /// Stands before every login.
+    pub(super) pin_guard: PinGuard,
     loaded: Mutex<HashMap<PathBuf, ModulePlace>>,
 }
 

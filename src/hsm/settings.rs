@@ -11,7 +11,7 @@ use super::profiles::Profile;
 use crate::secret::SecretSource;
 
 /// Who logs in to the token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UserType {
     /// CKU_USER.
     User,
@@ -19,6 +19,19 @@ pub enum UserType {
     SecurityOfficer,
     /// A vendor's own, such as Luna's Crypto User, by its CKU value.
     Vendor(u32),
+}
+
+/// Which of the reasons not to try a PIN are overridden.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForceLogin {
+    /// None.
+    #[default]
+    No,
+    /// What the token says of the tries that are left. A PIN that it has refused is still not tried: this is for a service,
+    /// which is started again and again.
+    TokenFlags,
+    /// All, and a PIN that was refused before is tried once more by this process: this is for a person.
+    Everything,
 }
 
 /// How a token is reached and used.
@@ -36,6 +49,10 @@ pub struct TokenSettings {
     pub user_type: UserType,
     /// Where the PIN is; `None` for tokens that want no login.
     pub pin: Option<SecretSource>,
+    /// Where PINs that the token refused are remembered; without, by the process alone.
+    pub state_dir: Option<PathBuf>,
+    /// Whether the PIN is tried where it otherwise would not be.
+    pub force_login: ForceLogin,
     /// Sessions that work at once.
     pub sessions: usize,
     /// Jobs that may wait for a session.

@@ -13,5 +13,6 @@ mod iv_sources;
 mod ivs;
 mod keys;
 mod many_keys;
+mod pins;
 mod searches;
 mod selection;

@@ -14,7 +14,7 @@ use xks_spec::ExternalKeyId;
 use super::check::settled;
 use super::key_check::{KeyCheck, deadline};
 use super::report::Report;
-use super::{EXIT_FAILED, EXIT_OK, complain, leave, load_config};
+use super::{EXIT_FAILED, EXIT_OK, LoginArgs, complain, leave, load_config};
 use crate::app::Tokens;
 use crate::config::{Config, StoreSettings};
 use crate::hsm::{
@@ -56,6 +56,8 @@ pub(super) struct TokenArgs {
     /// The token, by its name in the configuration; needed where neither the configuration nor the store has but one.
     #[arg(long, value_name = "NAME")]
     token: Option<String>,
+    #[command(flatten)]
+    login: LoginArgs,
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +92,8 @@ pub(super) struct CheckArgs {
     /// One key store; all without.
     #[arg(long, value_name = "NAME")]
     store: Option<String>,
+    #[command(flatten)]
+    login: LoginArgs,
 }
 
 fn parse_id(text: &str) -> Result<ExternalKeyId, String> {
@@ -97,11 +101,11 @@ fn parse_id(text: &str) -> Result<ExternalKeyId, String> {
 }
 
 pub(super) fn run(command: &KeysCommand) -> u8 {
-    let (KeysCommand::List(TokenArgs { config: path, .. })
-    | KeysCommand::Create(CreateArgs { at: TokenArgs { config: path, .. }, .. })
-    | KeysCommand::Rotate(RotateArgs { at: TokenArgs { config: path, .. }, .. })
-    | KeysCommand::Check(CheckArgs { config: path, .. })) = command;
-    let mut config = match load_config(path) {
+    let (KeysCommand::List(TokenArgs { config: path, login, .. })
+    | KeysCommand::Create(CreateArgs { at: TokenArgs { config: path, login, .. }, .. })
+    | KeysCommand::Rotate(RotateArgs { at: TokenArgs { config: path, login, .. }, .. })
+    | KeysCommand::Check(CheckArgs { config: path, login, .. })) = command;
+    let mut config = match load_config(path, login.force()) {
         Ok(config) => config,
         Err(code) => return code,
     };

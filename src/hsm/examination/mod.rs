@@ -206,7 +206,7 @@ fn look(
     found.mechanisms = Some(mechanisms(&module.pkcs11, slot, &token)?);
     on_step("logging in");
     // The one login: a PIN that is refused here is not given again.
-    let connected = connection::connect(settings, modules, Epoch(1), None);
+    let connected = connection::connect(settings, modules, Epoch(1));
     let (connection, session) = connected.map_err(|fault| fault.to_string())?;
     found.profile = Some(profile(settings, &connection));
     on_step("reading the keys");

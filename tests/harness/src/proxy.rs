@@ -81,6 +81,8 @@ pub struct Setup {
     pub nested_rule: String,
     /// Anything at the end of the file.
     pub more: String,
+    /// Arguments of `serve` besides the configuration.
+    pub arguments: Vec<String>,
 }
 
 impl Default for Setup {
@@ -108,6 +110,7 @@ impl Default for Setup {
             keys: labels.iter().map(key).collect(),
             nested_rule: "{ label_prefix = \"nested-\" }".to_owned(),
             more: String::new(),
+            arguments: Vec::new(),
         }
     }
 }
@@ -247,6 +250,7 @@ impl Proxy {
             .arg("serve")
             .arg("--config")
             .arg(&config)
+            .args(&setup.arguments)
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()

@@ -1,0 +1,269 @@
+//! A wrong PIN is given to a token once, whoever asks and however often the proxy is restarted: further tries lock it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use xks_harness::binary::program;
+use xks_harness::token::PIN;
+use xks_harness::{Faults, Function, Proxy, Setup, SoftHsm};
+
+const WRONG: &str = "wrong-pin-4711";
+
+/// A token, a PIN file and a state directory that outlive every process.
+struct Desk {
+    faults: Faults,
+    setup: Setup,
+    token: Arc<SoftHsm>,
+    folder: TempDir,
+}
+
+impl Desk {
+    fn new(pin: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let faults = Faults::new();
+        faults.clear();
+        let setup = Setup {
+            pin: format!("pin = {{ file = {:?} }}", folder.path().join("pin")),
+            more: format!("[state]\ndir = {:?}\n", folder.path().join("state")),
+            ..Setup::default()
+        };
+        let setup = faults.between(setup);
+        let desk = Self { faults, setup, token: Arc::new(SoftHsm::with_keys()), folder };
+        desk.give(pin);
+        desk
+    }
+
+    fn without_state(mut self) -> Self {
+        self.setup.more = String::new();
+        self
+    }
+
+    /// Changes the content of the PIN file.
+    fn give(&self, pin: &str) {
+        fs::write(self.folder.path().join("pin"), format!("{pin}\n")).unwrap();
+    }
+
+    fn serve(&self) -> Proxy {
+        Proxy::start_without_waiting(&self.setup, Arc::clone(&self.token))
+    }
+
+    fn serve_with(&self, argument: &str) -> Proxy {
+        let setup = Setup { arguments: vec![argument.to_owned()], ..self.setup.clone() };
+        Proxy::start_without_waiting(&setup, Arc::clone(&self.token))
+    }
+
+    /// Runs a command; its exit code and what it said.
+    fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let configuration = self.setup.write(folder.path(), &self.token);
+        let output = Command::new(program("xks-proxy"))
+            .args(arguments)
+            .arg("--config")
+            .arg(configuration)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    }
+
+    fn logins(&self) -> u64 {
+        self.faults.calls(Function::Login)
+    }
+
+    fn state_files(&self) -> Vec<PathBuf> {
+        let folder = self.folder.path().join("state/refused-pins");
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    fn record(&self) -> PathBuf {
+        let mut files = self.state_files();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+        assert_eq!(files.len(), 1, "{files:?}");
+        files.remove(0)
+    }
+}
+
+/// Waits until the log says that the token cannot be used, and why.
+fn wait_for_refusal(proxy: &Proxy, reason: &str) {
+    let _ = proxy.wait_for_log(|line| {
+        line["message"] == "the token is not usable"
+            && line["reason"].as_str().is_some_and(|text| text.contains(reason))
+    });
+}
+
+#[tokio::test]
+async fn twenty_restarts_and_every_command_try_a_wrong_pin_once() {
+    let desk = Desk::new(WRONG);
+    for _ in 0..20 {
+        let proxy = desk.serve();
+        wait_for_refusal(&proxy, "refused the PIN with CKR_PIN_INCORRECT");
+    }
+    assert_eq!(desk.logins(), 1);
+    for command in [
+        &["check"][..],
+        &["doctor"],
+        &["keys", "list"],
+        &["keys", "check"],
+        &["keys", "create", "--token", "softhsm", "--label", "x"],
+        &["keys", "rotate", "--store", "main", "--key", "demo"],
+    ] {
+        let (code, text) = desk.run(command);
+        assert_eq!(code, Some(1), "{command:?} {text}");
+        assert!(text.contains("refused the PIN with CKR_PIN_INCORRECT"), "{command:?} {text}");
+        assert_eq!(desk.logins(), 1, "{command:?}");
+    }
+    // SoftHSM2 now says CKF_USER_PIN_COUNT_LOW: the wrong one was ours, and the new one is another.
+    let proxy = desk.serve();
+    wait_for_refusal(&proxy, "refused the PIN");
+    desk.give(PIN);
+    proxy.wait_until_ready().await;
+    assert_eq!(desk.logins(), 2);
+    assert!(!desk.state_files().iter().any(|file| file.extension().is_some_and(|is| is == "json")));
+}
+
+#[test]
+fn each_command_remembers_a_refusal_for_all() {
+    for command in [&["check"][..], &["doctor"], &["keys", "list"]] {
+        let desk = Desk::new(WRONG);
+        for next in [command, &["check"], &["keys", "list"], &["doctor"]] {
+            let (code, text) = desk.run(next);
+            assert_eq!(code, Some(1), "{next:?} {text}");
+            assert_eq!(desk.logins(), 1, "{next:?} after {command:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_second_wrong_pin_is_tried_once_too() {
+    let desk = Desk::new(WRONG);
+    for pin in [WRONG, "another-4712", WRONG, "another-4712"] {
+        desk.give(pin);
+        assert_eq!(desk.run(&["check"]).0, Some(1));
+    }
+    assert_eq!(desk.logins(), 2);
+}
+
+#[test]
+fn what_is_remembered_holds_no_pin_and_is_its_owners_alone() {
+    let desk = Desk::new(WRONG);
+    desk.run(&["check"]);
+    for file in desk.state_files() {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(!text.contains(WRONG) && !text.contains("4711"), "{text}");
+    }
+    assert_eq!(mode(desk.record().parent().unwrap()), 0o700);
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn a_token_close_to_locking_its_pin_is_not_logged_in_to_unless_forced() {
+    for flag in ["CKF_USER_PIN_COUNT_LOW", "CKF_USER_PIN_FINAL_TRY", "CKF_USER_PIN_LOCKED"] {
+        let desk = Desk::new(PIN);
+        desk.faults.set(&format!("C_GetTokenInfo token_flag={flag}"));
+        let short = flag.trim_start_matches("CKF_USER_");
+        for command in [&["check"][..], &["doctor"], &["keys", "list"]] {
+            let (code, text) = desk.run(command);
+            assert_eq!(code, Some(1), "{text}");
+            assert!(text.contains(short), "{command:?} {text}");
+        }
+        let proxy = desk.serve();
+        wait_for_refusal(&proxy, short);
+        drop(proxy);
+        assert_eq!(desk.logins(), 0, "{flag}");
+        let (_, text) = desk.run(&["keys", "list", "--force-login"]);
+        assert_eq!(desk.logins(), 1, "{text}");
+        let proxy = desk.serve_with("--force-login");
+        proxy.wait_until_ready().await;
+        let _ = proxy.wait_for_log(|line| line["message"] == "a login is forced (--force-login)");
+        assert_eq!(desk.logins(), 2);
+    }
+}
+
+#[test]
+fn a_final_try_is_not_risked_on_a_new_pin() {
+    let desk = Desk::new(WRONG);
+    desk.run(&["check"]);
+    desk.give("another-4712");
+    desk.faults.set("C_GetTokenInfo token_flag=CKF_USER_PIN_FINAL_TRY");
+    desk.run(&["check"]);
+    assert_eq!(desk.logins(), 1);
+}
+
+#[tokio::test]
+async fn a_service_that_is_forced_does_not_try_a_refused_pin_again() {
+    let desk = Desk::new(WRONG);
+    for _ in 0..3 {
+        let proxy = desk.serve_with("--force-login");
+        wait_for_refusal(&proxy, "refused the PIN");
+    }
+    assert_eq!(desk.logins(), 1);
+    // A person does, once a command.
+    for tries in [2, 3] {
+        desk.run(&["check", "--force-login"]);
+        assert_eq!(desk.logins(), tries);
+    }
+}
+
+#[tokio::test]
+async fn a_forced_login_that_succeeds_lets_a_running_proxy_in() {
+    let desk = Desk::new(PIN);
+    desk.faults.set("C_Login fail=CKR_PIN_EXPIRED");
+    let proxy = desk.serve();
+    wait_for_refusal(&proxy, "CKR_PIN_EXPIRED");
+    desk.faults.clear();
+    let (_, text) = desk.run(&["check", "--force-login"]);
+    assert!(text.contains("encrypts and decrypts"), "{text}");
+    proxy.wait_until_ready().await;
+    assert_eq!(desk.logins(), 3, "one that failed, one of the command, one more of the proxy");
+}
+
+#[tokio::test]
+async fn a_damaged_record_keeps_the_pin_back_and_says_so() {
+    let desk = Desk::new(WRONG);
+    desk.run(&["check"]);
+    let record = desk.record();
+    fs::write(&record, "{").unwrap();
+    desk.give(PIN);
+    let proxy = desk.serve();
+    wait_for_refusal(&proxy, "is not a record of refused PINs");
+    let (code, text) = desk.run(&["check"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(&record.display().to_string()), "{text}");
+    assert_eq!(desk.logins(), 1);
+    desk.run(&["check", "--force-login"]);
+    proxy.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn where_nothing_can_be_remembered_nothing_is_tried() {
+    let desk = Desk::new(PIN);
+    fs::create_dir_all(desk.folder.path().join("state")).unwrap();
+    fs::write(desk.folder.path().join("state/refused-pins"), "in the way").unwrap();
+    let proxy = desk.serve();
+    wait_for_refusal(&proxy, "could not be remembered");
+    assert_eq!(desk.logins(), 0);
+}
+
+#[tokio::test]
+async fn without_a_state_directory_the_process_remembers_and_check_says_so() {
+    let desk = Desk::new(WRONG).without_state();
+    let proxy = desk.serve();
+    wait_for_refusal(&proxy, "refused the PIN");
+    // The keeper tries again after 0.25, 0.5 and 1 s.
+    desk.faults.wait_for("four tries to connect", |counts| counts.calls(Function::OpenSession) >= 4).await;
+    assert_eq!(desk.logins(), 1);
+    let (_, text) = desk.run(&["check"]);
+    assert!(text.contains("without a state directory"), "{text}");
+    // The token itself still tells of the wrong one.
+    assert_eq!(desk.logins(), 1);
+    desk.give(PIN);
+    proxy.wait_until_ready().await;
+    assert_eq!(desk.logins(), 2);
+}
