@@ -24,7 +24,10 @@ use crate::server::{self, Drain, State, serve_plain};
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The tokens of a configuration, with their threads.
-pub struct Tokens(HashMap<Arc<str>, Arc<Token>>);
+pub struct Tokens {
+    by_name: HashMap<Arc<str>, Arc<Token>>,
+    modules: Arc<Modules>,
+}
 
 impl Tokens {
     /// Starts every token; connecting goes on in the background.
@@ -38,19 +41,20 @@ impl Tokens {
             let token = Token::start(settings, &modules, TokenMetrics::new(metrics, &name))?;
             Ok((name, Arc::new(token)))
         };
-        Ok(Self(settings.into_iter().map(start).collect::<io::Result<_>>().map_err(AppError::Thread)?))
+        let by_name = settings.into_iter().map(start).collect::<io::Result<_>>().map_err(AppError::Thread)?;
+        Ok(Self { by_name, modules })
     }
 
     /// Every token as an [`Hsm`].
     #[must_use]
     pub fn all(&self) -> Vec<Arc<dyn Hsm>> {
-        self.0.values().map(|token| Arc::clone(token) as Arc<dyn Hsm>).collect()
+        self.by_name.values().map(|token| Arc::clone(token) as Arc<dyn Hsm>).collect()
     }
 
     /// The token of that name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<dyn Hsm>> {
-        self.0.get(name).map(|token| Arc::clone(token) as Arc<dyn Hsm>)
+        self.by_name.get(name).map(|token| Arc::clone(token) as Arc<dyn Hsm>)
     }
 
     /// The key stores on these tokens, and what each asks of them.
@@ -58,7 +62,7 @@ impl Tokens {
     pub fn stores(&self, settings: Vec<StoreSettings>, iv_budget: &IvBudget) -> (KeyStores, Vec<Arc<Fleet>>) {
         let mut fleets = Vec::new();
         let stores = KeyStores::new(settings.into_iter().map(|store| {
-            let tokens = store.tokens.iter().filter_map(|name| self.0.get(name).cloned()).collect();
+            let tokens = store.tokens.iter().filter_map(|name| self.by_name.get(name).cloned()).collect();
             let fleet = Arc::new(Fleet::new(tokens, store.hedging, store.keys.materials()));
             fleets.push(Arc::clone(&fleet));
             KeyStore {
@@ -80,7 +84,7 @@ impl Tokens {
     #[must_use]
     pub fn stop(&self) -> bool {
         // Not short-circuited: each is to stop.
-        self.0.values().filter(|token| !token.stop(STOP_PATIENCE)).count() == 0
+        self.by_name.values().filter(|token| !token.stop(STOP_PATIENCE)).count() == 0
     }
 }
 
@@ -152,7 +156,8 @@ pub async fn run(
     }
     tokio::spawn(count_dropped_lines(metrics, dropped_lines));
     let (switch, drain) = Drain::channel();
-    tokio::spawn(shut_down(switch, signals, readiness, config.timeouts.lame_duck));
+    let modules = Arc::clone(&tokens.modules);
+    let end = tokio::spawn(shut_down(switch, signals, modules, readiness, config.timeouts.lame_duck));
     let left = server::serve(state, listener, drain).await;
     if left > 0 {
         tracing::warn!(connections = left, "connections were still open at the end of the drain time");
@@ -163,7 +168,11 @@ pub async fn run(
     };
     let is_clean = tokio::task::spawn_blocking(stop).await.unwrap_or(false);
     tracing::info!(clean = is_clean, "stopped");
-    Ok(if is_clean { Ended::Clean } else { Ended::ThreadStuck })
+    Ok(match (end.await.unwrap_or(Cause::Signal), is_clean) {
+        (Cause::ModuleStuck, _) => Ended::ToBeRestarted,
+        (Cause::Signal, true) => Ended::Clean,
+        (Cause::Signal, false) => Ended::ThreadStuck,
+    })
 }
 
 /// How a proxy ended.
@@ -173,6 +182,17 @@ pub enum Ended {
     Clean,
     /// A thread is stuck inside a PKCS#11 module, whose destructors must not run.
     ThreadStuck,
+    /// The same, and nothing but a new process brings its tokens back.
+    ToBeRestarted,
+}
+
+/// Why a proxy ends.
+#[derive(Clone, Copy)]
+enum Cause {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// [`Modules::stuck`].
+    ModuleStuck,
 }
 
 async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, AppError> {
@@ -183,15 +203,20 @@ async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListene
     Ok(listener)
 }
 
-/// On SIGTERM or SIGINT: not ready at once, new connections still served while load balancers notice, then drain. A
+/// On SIGTERM or SIGINT, or where only a new process helps: not ready at once, new connections still served while load balancers notice, then drain. A
 /// second signal ends the waiting.
 async fn shut_down(
     switch: watch::Sender<bool>,
     (mut terminate, mut interrupt): (Signal, Signal),
+    modules: Arc<Modules>,
     readiness: Arc<Readiness>,
     lame_duck: Duration,
-) {
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+) -> Cause {
+    let cause = tokio::select! {
+        _ = terminate.recv() => Cause::Signal,
+        _ = interrupt.recv() => Cause::Signal,
+        () = modules.stuck() => Cause::ModuleStuck,
+    };
     readiness.drain();
     tracing::info!(
         lame_duck_secs = lame_duck.as_secs(),
@@ -204,6 +229,7 @@ async fn shut_down(
     }
     switch.send_replace(true);
     tracing::info!("draining: no new connections; those that are open are told to close");
+    cause
 }
 
 async fn count_dropped_lines(metrics: Arc<Metrics>, dropped_lines: impl Fn() -> usize + Send) {

@@ -25,6 +25,9 @@ const EXIT_FAILED: u8 = 1;
 /// The command line or the configuration is wrong.
 const EXIT_CONFIG: u8 = 2;
 
+/// `serve` ended in order because only a new process brings a token back: EX_TEMPFAIL of sysexits.h.
+const EXIT_RESTART: u8 = 75;
+
 /// An AWS KMS external key store proxy in front of a PKCS#11 HSM.
 ///
 /// AWS KMS sends every use of an external key to this proxy, which has the HSM do it: the key never leaves the HSM.
@@ -42,6 +45,10 @@ enum Command {
     ///
     /// Logs go to standard output, one JSON object a line, one line a request. SIGTERM makes the proxy not ready at once
     /// (/readyz and /ping say 503), serves on for lame_duck_secs, drains, and exits with 0.
+    ///
+    /// Where a token comes back only after its PKCS#11 module is finalised, and a call that never returns is inside the module,
+    /// it does the same by itself and exits with 75: have the supervisor start it again (systemd: Restart=on-failure). Other
+    /// exit codes: 1 if it cannot serve, 2 if the command line or the configuration is wrong.
     Serve(ServeArgs),
     /// Check a configuration and the tokens, keys and certificates that it names.
     ///

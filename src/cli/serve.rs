@@ -4,7 +4,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use super::{EXIT_FAILED, EXIT_OK, ServeArgs, complain, load_config};
+use super::{EXIT_FAILED, EXIT_OK, EXIT_RESTART, ServeArgs, complain, load_config};
 use crate::app::{self, Ended};
 use crate::config::LogLevel;
 use crate::hsm::ForceLogin;
@@ -35,6 +35,7 @@ pub(super) fn run(args: &ServeArgs) -> u8 {
         Ok(Ended::Clean) => EXIT_OK,
         // The module's destructors would run beside the thread that is stuck in it.
         Ok(Ended::ThreadStuck) => signal_hook::low_level::exit(i32::from(EXIT_OK)),
+        Ok(Ended::ToBeRestarted) => signal_hook::low_level::exit(i32::from(EXIT_RESTART)),
         Err(error) => {
             complain(&error);
             EXIT_FAILED

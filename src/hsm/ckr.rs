@@ -82,6 +82,11 @@ pub(super) fn meaning(code: RvError) -> Meaning {
     MEANINGS.iter().find(|(listed, _)| *listed == code).map_or(Meaning::Fault, |(_, meaning)| *meaning)
 }
 
+/// Whether the token, or its module, is out of order as a whole: what a module says that needs to be initialised anew.
+pub(super) fn is_about_the_whole_token(code: RvError) -> bool {
+    code == RvError::DeviceError || meaning(code) == Meaning::TokenLost
+}
+
 /// The return code behind an error of `cryptoki`; its own faults count as CKR_GENERAL_ERROR.
 pub(super) const fn code_of(error: &Error) -> RvError {
     match error {

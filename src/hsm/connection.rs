@@ -14,8 +14,9 @@ use cryptoki::types::AuthPin;
 use thiserror::Error;
 
 use super::ckr::Meaning;
+use super::gate::Generation;
 use super::iv::IvSource;
-use super::module::{Module, ModuleFault, Modules};
+use super::module::{Module, ModuleFault, Modules, OpenSession};
 use super::pin_guard::{PinFault, PinFlag};
 use super::profiles::Profile;
 use super::settings::{TokenSettings, UserType};
@@ -50,6 +51,8 @@ pub(super) struct Epoch(pub(super) u64);
 /// A token that has been found and logged in to.
 pub(super) struct Connection {
     pub(super) module: Arc<Module>,
+    /// Of the module, which may be initialised anew.
+    pub(super) generation: Generation,
     pub(super) slot: Slot,
     pub(super) identity: Arc<TokenIdentity>,
     pub(super) epoch: Epoch,
@@ -78,20 +81,23 @@ pub(super) fn connect(
     settings: &TokenSettings,
     modules: &Modules,
     epoch: Epoch,
-) -> Result<(Connection, Session), ConnectionFault> {
+) -> Result<(Connection, OpenSession), ConnectionFault> {
     let module = modules.load(&settings.module)?;
+    let _inside = module.enter()?;
     let (slot, token) = find(&module, &settings.selector)?;
     let mechanisms =
         module.pkcs11.get_mechanism_list(slot).map_err(|error| call_fault("C_GetMechanismList", &error))?;
     if !mechanisms.contains(&MechanismType::AES_GCM) {
         return Err(ConnectionFault::NoAesGcm);
     }
-    let session = module.pkcs11.open_rw_session(slot).map_err(|error| call_fault("C_OpenSession", &error))?;
+    let session = OpenSession::open(&module, slot, true);
+    let session = session.map_err(|error| call_fault("C_OpenSession", &error))?;
     log_in(settings, modules, (&module, slot), &token, &session)?;
     let identity = Arc::new(identity(&token));
     let profile = settings.profile.unwrap_or_else(|| Profile::of_manufacturer(&identity.manufacturer));
     let connection = Connection {
-        module,
+        generation: session.generation(),
+        module: Arc::clone(&module),
         slot,
         identity,
         epoch,

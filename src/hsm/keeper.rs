@@ -12,6 +12,7 @@ use super::connection::{Connection, ConnectionFault, connect};
 use super::keys::{Enumeration, KeyEntry, SearchFault};
 use super::module::Modules;
 use super::probe::{self, ProbeFault, ProbeKey, Term};
+use super::recovery::Recovery;
 use super::shared::Shared;
 use super::{HealthStatus, HsmError, KeyLocator};
 use crate::clock;
@@ -20,6 +21,9 @@ use crate::clock;
 const STEP: Duration = Duration::from_millis(5);
 /// Time between enumerations that doubts about handles have caused.
 const MIN_REINDEX_INTERVAL: Duration = Duration::from_secs(1);
+/// Probes in a row that find the token out of order as a whole before one that may need its module initialised anew is taken
+/// to be lost.
+const DEAD_PROBES: u32 = 3;
 /// First pause before connecting anew; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause before connecting anew.
@@ -42,7 +46,9 @@ pub(super) enum Message {
 /// The keeper's life: ends with [`Message::Stop`], or when it finds itself replaced.
 pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flume::Receiver<Message>) {
     let mut pause = Duration::ZERO;
+    let mut recovery = Recovery::default();
     loop {
+        recovery.begin(modules.loaded(&shared.settings.module));
         shared.probe.enter(term);
         let connected = connect(&shared.settings, modules, shared.next_epoch());
         if !shared.probe.is_current(term) {
@@ -52,8 +58,10 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
             Ok((connection, session)) => {
                 let began_at = clock::now();
                 let connection = Arc::new(connection);
-                let Ok(has_worked) = serve(shared, term, &connection, &session, messages) else { return };
+                let Ok(ended) = serve(shared, term, &connection, &session, messages) else { return };
+                let has_worked = ended.has_worked;
                 shared.disconnect(&connection);
+                recovery.note_end(connection.profile, has_worked, ended.looks_dead);
                 if connection.lost.get() == Some(&Meaning::TokenLost) {
                     std::mem::forget(session);
                 }
@@ -70,11 +78,16 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
             }
             Err(fault) => {
                 report(shared, term, &fault);
+                recovery.note_fault(&fault);
                 pause = (2 * pause).clamp(FIRST_PAUSE, MAX_PAUSE);
                 if wait(shared, messages, pause).is_err() {
                     return;
                 }
             }
+        }
+        recovery.help(shared, term, modules);
+        if !shared.probe.is_current(term) {
+            return;
         }
     }
 }
@@ -104,7 +117,14 @@ fn report(shared: &Shared, term: Term, fault: &ConnectionFault) {
     }
 }
 
-/// Serves one connection until it is lost; true if it ever worked. One whose ciphertexts are not proven to be good never
+/// How a connection ended.
+struct Ended {
+    has_worked: bool,
+    /// The token was out of order as a whole.
+    looks_dead: bool,
+}
+
+/// Serves one connection until it is lost. One whose ciphertexts are not proven to be good never
 /// begins to.
 fn serve(
     shared: &Shared,
@@ -112,11 +132,11 @@ fn serve(
     connection: &Arc<Connection>,
     session: &Session,
     messages: &flume::Receiver<Message>,
-) -> Result<bool, Stopped> {
+) -> Result<Ended, Stopped> {
     let mut keeper = Keeper::new(shared, term, connection, session);
     keeper.probe()?;
     if !keeper.may_serve || keeper.is_lost {
-        return Ok(false);
+        return Ok(Ended { has_worked: false, looks_dead: keeper.looks_dead });
     }
     keeper.shared.connect(connection);
     while !keeper.is_lost && !shared.is_lost(connection.epoch) {
@@ -126,6 +146,7 @@ fn serve(
             Ok(Message::Search(locator)) if !shared.searches.is_awaited(&locator) => {}
             Ok(Message::Search(locator)) => {
                 let found = keeper.inside_module(|keeper| keeper.search(&locator))?;
+                let found = found.unwrap_or_else(|| Err(shared.unavailable()));
                 shared.searches.end(&locator, &found);
             }
             Ok(Message::Reindex) => keeper.reindex_soon(),
@@ -137,7 +158,7 @@ fn serve(
             keeper.probe()?;
         }
     }
-    Ok(true)
+    Ok(Ended { has_worked: true, looks_dead: keeper.looks_dead })
 }
 
 struct Keeper<'a> {
@@ -161,6 +182,10 @@ struct Keeper<'a> {
     /// Proven, or without a key to prove itself with where there is nothing to prove.
     may_serve: bool,
     is_lost: bool,
+    /// Probes in a row that found the token out of order as a whole.
+    dead_probes: u32,
+    /// The probe under way did.
+    looks_dead: bool,
 }
 
 impl<'a> Keeper<'a> {
@@ -183,6 +208,8 @@ impl<'a> Keeper<'a> {
             is_proven: false,
             may_serve: false,
             is_lost: false,
+            dead_probes: 0,
+            looks_dead: false,
         }
     }
 
@@ -211,16 +238,32 @@ impl<'a> Keeper<'a> {
         if self.enumeration.is_some() { clock::now() } else { self.next_probe.min(self.next_enumeration) }
     }
 
-    /// Does something that goes into the module, which may take for ever: whoever was replaced meanwhile stops.
-    fn inside_module<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T, Stopped> {
+    /// Does something that goes into the module, which may take for ever: whoever was replaced meanwhile stops. `None` where
+    /// the module is being initialised anew, or has been.
+    fn inside_module<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<Option<T>, Stopped> {
         self.shared.probe.enter(self.term);
-        let done = work(self);
+        let connection = self.connection;
+        let inside = connection.module.gate.enter_with(connection.generation);
+        let done = inside.is_some().then(|| work(self));
+        drop(inside);
+        if done.is_none() {
+            self.is_lost = true;
+            let _ = connection.lost.set(Meaning::TokenLost);
+        }
         self.shared.probe.leave(self.term);
         if self.shared.probe.is_current(self.term) { Ok(done) } else { Err(Stopped) }
     }
 
     fn probe(&mut self) -> Result<(), Stopped> {
-        let (mut status, reason) = self.inside_module(Self::measure)?;
+        self.looks_dead = false;
+        let measured = self.inside_module(Self::measure)?;
+        let being_initialised = || (HealthStatus::Unavailable, Some("the module is initialised anew".into()));
+        let (mut status, reason) = measured.unwrap_or_else(being_initialised);
+        self.dead_probes = if self.looks_dead { self.dead_probes + 1 } else { 0 };
+        if self.dead_probes >= DEAD_PROBES && self.connection.profile.needs_reinitialisation.value {
+            self.is_lost = true;
+            let _ = self.connection.lost.set(Meaning::TokenLost);
+        }
         self.may_serve |=
             self.is_proven || status == HealthStatus::Degraded && self.connection.iv_source.is_given();
         if !self.may_serve {
@@ -284,6 +327,7 @@ impl<'a> Keeper<'a> {
     /// What a failed probe means for the token.
     fn fail(&mut self, fault: ProbeFault, reason: Arc<str>) -> (HealthStatus, Option<Arc<str>>) {
         let meaning = fault.meaning();
+        self.looks_dead |= fault.is_about_the_whole_token();
         self.shared.metrics.failed(meaning.label());
         let status = match meaning {
             Meaning::KeyGone | Meaning::KeyNotPermitted => {
@@ -330,6 +374,7 @@ impl<'a> Keeper<'a> {
             }
             Err(error) => {
                 let code = ckr::code_of(&error);
+                self.looks_dead |= ckr::is_about_the_whole_token(code);
                 self.is_lost |= matches!(
                     ckr::meaning(code),
                     Meaning::SessionLost | Meaning::LoginLost | Meaning::TokenLost
@@ -408,6 +453,7 @@ impl<'a> Keeper<'a> {
 
     fn note_failure(&mut self, call: &'static str, code: cryptoki::error::RvError) {
         let meaning = ckr::meaning(code);
+        self.looks_dead |= ckr::is_about_the_whole_token(code);
         self.shared.metrics.failed(meaning.label());
         tracing::error!(token = %self.shared.settings.name, call, code = %ckr::name(code), "the token failed a call");
         if matches!(meaning, Meaning::SessionLost | Meaning::LoginLost | Meaning::TokenLost) {

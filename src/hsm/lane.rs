@@ -11,6 +11,7 @@ use super::ckr::{self, Meaning};
 use super::connection::Connection;
 use super::gcm::Failure;
 use super::keys::{self, IvGuard, KeyEntry};
+use super::module::OpenSession;
 use super::{HsmError, KeyAttributes, Plaintext, Sealed};
 use crate::clock;
 use crate::metrics::TokenMetrics;
@@ -45,7 +46,7 @@ pub(super) fn decrypting(
 /// A session with its connection. Lives on one thread.
 pub(super) struct Lane {
     /// `None` after the session was lost and no other could be opened.
-    session: Option<Session>,
+    session: Option<OpenSession>,
     pub(super) connection: Arc<Connection>,
     ivs: Arc<IvGuard>,
     metrics: TokenMetrics,
@@ -219,7 +220,7 @@ impl Lane {
     }
 
     fn open_session(&mut self) -> Result<(), Failure> {
-        let opened = self.connection.module.pkcs11.open_ro_session(self.connection.slot);
+        let opened = OpenSession::open(&self.connection.module, self.connection.slot, false);
         self.session = Some(opened.map_err(|error| ("C_OpenSession", ckr::code_of(&error)))?);
         Ok(())
     }

@@ -3,18 +3,17 @@
 use cryptoki::error::Error as CryptokiError;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
-use cryptoki::session::Session;
 use thiserror::Error;
 
 use super::connection::{self, ConnectionFault, Epoch};
 use super::keys::{self, KeyObject};
-use super::module::Modules;
+use super::module::{Modules, OpenSession};
 use super::settings::TokenSettings;
 use super::{KeyKind, KeyLocator, KeyUsages, ckr};
 
 /// A login of its own to one token. The keys stay the token's: nothing of them but their attributes is read.
 pub struct KeyManager {
-    session: Session,
+    session: OpenSession,
 }
 
 /// A secret key of the token, as far as it tells.

@@ -1,23 +1,183 @@
-//! PKCS#11 modules, each loaded and initialised once a process.
+//! PKCS#11 modules, each loaded once a process, and initialised anew where nothing else brings its tokens back.
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
+use cryptoki::session::Session;
+use cryptoki::slot::Slot;
 use thiserror::Error;
+use tokio::sync::watch;
 
 use super::ckr;
+use super::gate::{Gate, Generation, Inside};
 use super::gcm::Gcm;
 use super::pin_guard::PinGuard;
+use crate::clock;
 
-/// A module that has been loaded and initialised. It is never finalised: that would pull the ground from under
-/// every thread that is inside it.
+/// How long a token that is lost waits for another of its module that serves: C_Finalize takes that one down too.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(60);
+/// How long those inside have to leave while another token of the module serves.
+const PATIENCE_BESIDE_OTHERS: Duration = Duration::from_secs(1);
+/// First pause between two initialisations; it doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause between two initialisations.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// A module that has been loaded and initialised. It is never unloaded, and finalised only where nobody is inside.
 pub(super) struct Module {
     pub(super) pkcs11: Pkcs11,
     pub(super) gcm: Gcm,
+    /// Whoever calls the module goes through here.
+    pub(super) gate: Gate,
+    /// Tokens that serve.
+    pub(super) serving: AtomicUsize,
+    path: PathBuf,
+    initialisations: Mutex<Initialisations>,
+    /// When C_Finalize was called, until C_Initialize has returned.
+    under_way_since: Mutex<Option<Instant>>,
+}
+
+/// When the module may be initialised anew.
+#[derive(Default)]
+struct Initialisations {
+    not_before: Option<Instant>,
+    pause: Duration,
+}
+
+/// What came of the wish to have a module initialised anew.
+pub(super) enum Reinitialised {
+    /// It has been.
+    Done,
+    /// Another keeper has seen to it.
+    ByAnother,
+    /// Not now.
+    Later,
+    /// A call that does not return keeps it from being so: only a new process helps.
+    Stuck,
+    /// C_Initialize failed.
+    Failed(ModuleFault),
+}
+
+impl Module {
+    /// C_Finalize and C_Initialize, unless another has seen to it since `seen`. `lost_for` is how long the token has been
+    /// lost that wants it; `patience` how long whoever is inside the module has to leave it. `on_entry` is called before
+    /// the module is.
+    pub(super) fn reinitialise(
+        &self,
+        seen: Generation,
+        lost_for: Duration,
+        patience: Duration,
+        on_entry: impl FnOnce(),
+    ) -> Reinitialised {
+        // Another keeper of the module is at it.
+        let Ok(mut initialisations) = self.initialisations.try_lock() else { return Reinitialised::Later };
+        if self.gate.generation() != seen {
+            return Reinitialised::ByAnother;
+        }
+        let others_serve = self.serving.load(Ordering::Acquire) > 0;
+        let is_too_soon = initialisations.not_before.is_some_and(|not_before| clock::now() < not_before);
+        if is_too_soon || others_serve && lost_for < PATIENCE_WITH_OTHERS {
+            return Reinitialised::Later;
+        }
+        initialisations.pause = (2 * initialisations.pause).clamp(FIRST_PAUSE, MAX_PAUSE);
+        let patience = if others_serve { PATIENCE_BESIDE_OTHERS } else { patience };
+        let done = self.gate.alone(patience, || {
+            on_entry();
+            self.note_entry(Some(clock::now()));
+            let initialised = self.finalise_and_initialise();
+            self.note_entry(None);
+            initialised
+        });
+        initialisations.not_before = Some(clock::now() + initialisations.pause);
+        match done {
+            Some(Ok(())) => Reinitialised::Done,
+            Some(Err(fault)) => Reinitialised::Failed(fault),
+            None if others_serve => Reinitialised::Later,
+            None => Reinitialised::Stuck,
+        }
+    }
+
+    /// Goes into the module.
+    pub(super) fn enter(&self) -> Result<Inside<'_>, ModuleFault> {
+        self.gate.enter().ok_or_else(|| ModuleFault::BeingInitialised(self.path.clone()))
+    }
+
+    /// Whether C_Finalize or C_Initialize has not come back for that long.
+    pub(super) fn hangs_for(&self, patience: Duration) -> bool {
+        let since = *self.under_way_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since.elapsed() > patience)
+    }
+
+    fn note_entry(&self, since: Option<Instant>) {
+        *self.under_way_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    fn finalise_and_initialise(&self) -> Result<(), ModuleFault> {
+        // One that was not initialised says so, and one that is broken may say anything: C_Initialize tells.
+        if let Err(error) = self.pkcs11.clone().finalize() {
+            let code = ckr::name(ckr::code_of(&error));
+            tracing::warn!(module = %self.path.display(), %code, "C_Finalize failed");
+        }
+        initialise(&self.pkcs11, &self.path)
+    }
+
+    /// A token serves: the pauses between initialisations begin anew.
+    pub(super) fn note_recovery(&self) {
+        if let Ok(mut initialisations) = self.initialisations.try_lock() {
+            *initialisations = Initialisations::default();
+        }
+    }
+}
+
+/// A session that is closed when dropped, unless its module has been initialised since: its number may be another's now.
+pub(super) struct OpenSession {
+    /// There until it is dropped.
+    session: Option<Session>,
+    module: Arc<Module>,
+    generation: Generation,
+}
+
+impl OpenSession {
+    /// Opens one with [`Module::gate`] passed.
+    pub(super) fn open(module: &Arc<Module>, slot: Slot, is_writable: bool) -> Result<Self, Error> {
+        let generation = module.gate.generation();
+        let session = if is_writable {
+            module.pkcs11.open_rw_session(slot)
+        } else {
+            module.pkcs11.open_ro_session(slot)
+        };
+        Ok(Self { session: Some(session?), module: Arc::clone(module), generation })
+    }
+
+    pub(super) const fn generation(&self) -> Generation {
+        self.generation
+    }
+}
+
+impl Deref for OpenSession {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        // INVARIANT: only drop takes it.
+        self.session.as_ref().expect("a session that has not been dropped")
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        let session = self.session.take();
+        match self.module.gate.enter_with(self.generation) {
+            Some(_inside) => drop(session),
+            None => std::mem::forget(session),
+        }
+    }
 }
 
 /// The modules of this process.
@@ -26,6 +186,8 @@ pub struct Modules {
     /// Stands before every login.
     pub(super) pin_guard: PinGuard,
     loaded: Mutex<HashMap<PathBuf, ModulePlace>>,
+    /// A call that does not return keeps a module from being initialised anew.
+    is_stuck: watch::Sender<bool>,
 }
 
 /// Has a lock of its own, so that a module that hangs while it initialises holds up no other.
@@ -49,14 +211,46 @@ impl Modules {
         *module = Some(Arc::clone(&loaded));
         Ok(loaded)
     }
+
+    /// The module at `path`, where it has been loaded.
+    pub(super) fn loaded(&self, path: &Path) -> Option<Arc<Module>> {
+        let place = Arc::clone(self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(path)?);
+        // Whoever is loading it may hang there.
+        place.try_lock().ok()?.clone()
+    }
+
+    /// Only a new process helps; true for whoever says so first.
+    pub(super) fn note_stuck(&self) -> bool {
+        !self.is_stuck.send_replace(true)
+    }
+
+    /// Returns once a module wants to be initialised anew, and a call in it does not return: the process is to end in order
+    /// and be started again.
+    pub async fn stuck(&self) {
+        // The sender is ours, so that it is not gone.
+        let _ = self.is_stuck.subscribe().wait_for(|is_stuck| *is_stuck).await;
+    }
 }
 
 fn load(path: &Path) -> Result<Module, ModuleFault> {
     let pkcs11 = Pkcs11::new(path).map_err(|error| ModuleFault::load(path, &error))?;
     let gcm = Gcm::load(path)?;
+    initialise(&pkcs11, path)?;
+    Ok(Module {
+        pkcs11,
+        gcm,
+        gate: Gate::default(),
+        serving: AtomicUsize::new(0),
+        path: path.to_owned(),
+        initialisations: Mutex::default(),
+        under_way_since: Mutex::default(),
+    })
+}
+
+fn initialise(pkcs11: &Pkcs11, path: &Path) -> Result<(), ModuleFault> {
     // QUIRK(softhsm): it locks only where it is told that it may use the system's locks.
     match pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(Module { pkcs11, gcm }),
+        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
         Err(error) => {
             Err(ModuleFault::Initialize { path: path.to_owned(), code: ckr::name(ckr::code_of(&error)) })
         }
@@ -74,6 +268,9 @@ pub enum ModuleFault {
         /// What the system said.
         reason: Box<str>,
     },
+    /// It is between C_Finalize and C_Initialize, or about to be.
+    #[error("the PKCS#11 module {} is being initialised anew", .0.display())]
+    BeingInitialised(PathBuf),
     /// It lacks what every module has.
     #[error("{} is not a PKCS#11 module: it has no function list with AES-GCM's functions", .0.display())]
     NoFunctionList(PathBuf),

@@ -168,6 +168,11 @@ impl ProbeFault {
         }
     }
 
+    /// Whether the token is out of order as a whole.
+    pub(super) fn is_about_the_whole_token(self) -> bool {
+        matches!(self, Self::Call((_, code)) if ckr::is_about_the_whole_token(code))
+    }
+
     /// Whether what was encrypted does not decrypt to the same, or betrays plaintexts: none of it may leave.
     pub(super) fn makes_bad_ciphertexts(self) -> bool {
         match self {

@@ -70,7 +70,11 @@ impl Shared {
     pub(super) fn connect(&self, connection: &Arc<Connection>) {
         self.identity.store(Some(Arc::clone(&connection.identity)));
         self.board.begin_anew();
-        self.connection.store(Some(Arc::clone(connection)));
+        connection.module.serving.fetch_add(1, Ordering::AcqRel);
+        connection.module.note_recovery();
+        if let Some(replaced) = self.connection.swap(Some(Arc::clone(connection))) {
+            replaced.module.serving.fetch_sub(1, Ordering::AcqRel);
+        }
         self.metrics.connected.set(1);
         let identity = &connection.identity;
         tracing::info!(
@@ -90,6 +94,7 @@ impl Shared {
             .rcu(|current| current.as_ref().filter(|current| !Arc::ptr_eq(current, ended)).map(Arc::clone));
         let has_ended = before.is_some_and(|before| Arc::ptr_eq(&before, ended));
         if has_ended {
+            ended.module.serving.fetch_sub(1, Ordering::AcqRel);
             self.metrics.connected.set(0);
             self.set_unavailable("the connection to the token was lost; connecting anew");
         }

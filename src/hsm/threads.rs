@@ -15,7 +15,7 @@ use crate::clock;
 /// Keepers that may be stuck for ever before no more are replaced.
 const MAX_STUCK_KEEPERS: usize = 2;
 /// Probe intervals that a keeper may be inside the module: longer than it takes any token to list its keys.
-const KEEPER_PATIENCE: u32 = 6;
+pub(super) const KEEPER_PATIENCE: u32 = 6;
 /// Time between two looks at the threads.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::HsmError;
+use super::ckr::Meaning;
 use super::lane::Lane;
 use super::shared::Shared;
 use crate::clock;
@@ -209,6 +210,12 @@ fn perform(worker: usize, lane: &mut Option<Lane>, shared: &Shared, job: Job) ->
         job(Err(HsmError::Worker));
         return None;
     };
+    let connection = Arc::clone(&open.connection);
+    let Some(_inside) = connection.module.gate.enter_with(connection.generation) else {
+        shared.lose(connection.epoch, Meaning::TokenLost);
+        job(Err(shared.unavailable()));
+        return None;
+    };
     job(Ok(open));
     if let Some(meaning) = open.lost() {
         let epoch = open.connection.epoch;
@@ -230,6 +237,10 @@ fn match_connection(lane: &mut Option<Lane>, shared: &Shared) -> Result<(), HsmE
         if let Some(old) = lane.take() {
             old.abandon();
         }
+        let Some(_inside) = connection.module.gate.enter_with(connection.generation) else {
+            shared.lose(connection.epoch, Meaning::TokenLost);
+            return Err(shared.unavailable());
+        };
         let opened = Lane::open(&connection, &shared.ivs, &shared.metrics);
         *lane = Some(opened.map_err(|(error, lost)| {
             if let Some(meaning) = lost {

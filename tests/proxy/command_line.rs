@@ -28,7 +28,7 @@ fn every_command_explains_itself() {
         (&["keys", "create", "--help"], &["--store", "--token", "--key", "--label", "never overwritten"]),
         (&["keys", "rotate", "--help"], &["Step 1", "Step 2", "key_rule"]),
         (&["keys", "check", "--help"], &["Exit code", "check value"]),
-        (&["serve", "--help"], &["SIGTERM", "--config", "lame_duck_secs", "--force-login"]),
+        (&["serve", "--help"], &["SIGTERM", "--config", "lame_duck_secs", "--force-login", "exits with 75"]),
         (&["check", "--help"], &["Exit code", "all faults at once", "--force-login"]),
         (&["doctor", "--help"], &["--force-login"]),
         (

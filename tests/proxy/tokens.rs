@@ -14,5 +14,6 @@ mod ivs;
 mod keys;
 mod many_keys;
 mod pins;
+mod reinitialisation;
 mod searches;
 mod selection;

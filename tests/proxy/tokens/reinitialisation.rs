@@ -1,0 +1,177 @@
+//! A module whose tokens come back only after C_Finalize and C_Initialize, as Luna's after losing a whole group.
+
+use std::time::{Duration, Instant};
+
+use xks_harness::token::{LABEL, PIN, SO_PIN};
+use xks_harness::{Faults, Function, Setup, SoftHsm};
+
+use super::rig::{RECOVERY, Rig, is_internal};
+
+const SECOND: &str = "xks-second";
+/// The profile says that its module must be initialised anew; where its IVs come from has nothing to do with it.
+const LUNA: &str =
+    "profile = \"luna\"\niv_source = \"os\"\nsessions = 2\nintervals = { health_probe_ms = 100 }";
+
+fn luna() -> Setup {
+    let server = "lame_duck_secs = 0\ndrain_secs = 1".to_owned();
+    Setup { token: LUNA.to_owned(), server, ..Setup::default() }
+}
+
+/// Two tokens of one module behind store `main`.
+async fn two_tokens() -> Rig {
+    let token = SoftHsm::empty();
+    token.tool(&["init", "--label", SECOND, "--so-pin", SO_PIN, "--pin", PIN]);
+    let value = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    for name in [LABEL, SECOND] {
+        token.tool(&["generate", "--token", name, "--label", "xks-health"]);
+        token.tool(&["import", "--token", name, "--label", "demo", "--value", value]);
+    }
+    let more = format!(
+        "[[tokens]]\nname = \"second\"\nmodule = \"{}\"\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\n{LUNA}\n",
+        Faults::module().display()
+    );
+    let keys = "[[stores.keys]]\nexternal_key_id = \"demo\"\nlabel = \"demo\"\n".to_owned();
+    let setup = Setup { tokens: r#"["softhsm", "second"]"#.to_owned(), keys, more, ..luna() };
+    let rig = Rig::start_with_faults(setup, token, "");
+    rig.proxy.wait_until_ready().await;
+    wait_until_both(&rig, "ACTIVE").await;
+    rig
+}
+
+async fn wait_until_both(rig: &Rig, wanted: &str) {
+    let until = Instant::now() + RECOVERY;
+    loop {
+        let health = rig.client().await.health().await.json();
+        let details = health["ekmFleetDetails"].as_array().cloned().unwrap_or_default();
+        if details.len() == 2 && details.iter().all(|token| token["healthStatus"] == wanted) {
+            return;
+        }
+        assert!(Instant::now() < until, "{health}\n{}", rig.last_lines());
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_needs_it_comes_back_by_initialising_its_module_anew() {
+    for rule in [
+        "C_EncryptInit need_reinit",
+        "C_EncryptInit need_reinit=CKR_TOKEN_NOT_PRESENT",
+        "C_Encrypt need_reinit=CKR_DEVICE_REMOVED",
+    ] {
+        let rig = Rig::start(luna()).await;
+        let encrypted = rig.client().await.encrypt("demo").await.ok();
+        rig.faults.set(rule);
+        assert!(is_internal(&rig.client().await.encrypt("demo").await), "{rule}");
+        // Not taken away: it happens once, and only C_Finalize and C_Initialize undo it.
+        rig.wait_until_it_decrypts(&encrypted).await;
+        rig.wait_until_it_serves().await;
+        let calls = [Function::Finalize, Function::Initialize, Function::Login].map(|f| rig.faults.calls(f));
+        assert_eq!(calls, [1, 2, 2], "{rule}");
+    }
+}
+
+#[tokio::test]
+async fn a_module_that_says_that_it_is_not_initialised_is_initialised_whatever_its_profile() {
+    let token = "sessions = 2\nintervals = { health_probe_ms = 100 }".to_owned();
+    let rig = Rig::start(Setup { token, ..Setup::default() }).await;
+    let encrypted = rig.client().await.encrypt("demo").await.ok();
+    rig.faults.set("C_EncryptInit need_reinit=CKR_CRYPTOKI_NOT_INITIALIZED");
+    rig.client().await.encrypt("demo").await;
+    rig.wait_until_it_decrypts(&encrypted).await;
+    assert_eq!(rig.faults.calls(Function::Initialize), 2);
+    assert_eq!(rig.faults.calls(Function::Login), 2);
+}
+
+#[tokio::test]
+async fn all_tokens_of_the_module_come_back_with_one_login_each() {
+    let rig = two_tokens().await;
+    let encrypted = rig.client().await.encrypt("demo").await.ok();
+    let rule = "C_EncryptInit need_reinit";
+    rig.faults.set(rule);
+    let fired = rule.parse().unwrap();
+    rig.faults.wait_for("the loss", |counts| counts.fired(&fired) == 1).await;
+    rig.faults.wait_for("a new initialisation", |counts| counts.calls(Function::Initialize) == 2).await;
+    wait_until_both(&rig, "ACTIVE").await;
+    rig.wait_until_it_decrypts(&encrypted).await;
+    assert_eq!(rig.faults.calls(Function::Finalize), 1);
+    assert_eq!(rig.faults.calls(Function::Login), 4);
+}
+
+#[tokio::test]
+async fn a_token_that_stays_away_takes_none_down_that_serves() {
+    let rig = two_tokens().await;
+    let slots = rig.faults.calls(Function::GetSlotList);
+    rig.faults.set(&format!("* remove_token token=\"{SECOND}\""));
+    let mut client = rig.client().await;
+    rig.faults.wait_for("tries to connect", |counts| counts.calls(Function::GetSlotList) >= slots + 10).await;
+    for _ in 0..20 {
+        client.encrypt("demo").await.ok();
+    }
+    assert_eq!(rig.faults.calls(Function::Finalize), 0);
+    rig.faults.clear();
+    wait_until_both(&rig, "ACTIVE").await;
+}
+
+#[tokio::test]
+async fn a_token_that_stays_away_is_not_asked_all_the_time() {
+    let rig = Rig::start(luna()).await;
+    rig.faults.set("* remove_token");
+    // Three failures, then pauses of at least 2 and 4 s between one and the next.
+    rig.faults.wait_for("two initialisations more", |counts| counts.calls(Function::Initialize) == 3).await;
+    assert!(rig.faults.calls(Function::GetSlotList) > 5);
+    rig.faults.clear();
+    rig.wait_until_it_serves().await;
+    assert_eq!(rig.faults.calls(Function::Login), 2);
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_inside_ends_the_process_in_order_and_not_the_module() {
+    let mut rig = Rig::start(luna()).await;
+    rig.faults.set("C_Encrypt hang forever label=demo-2");
+    let mut client = rig.client().await;
+    let waiting = tokio::spawn(async move { client.encrypt("demo-2").await });
+    rig.faults.wait_until_inside(Function::Encrypt, 1).await;
+    rig.faults.set("C_Encrypt hang forever label=demo-2\nC_EncryptInit need_reinit");
+    let _ = rig.proxy.wait_for_log(|line| {
+        line["message"].as_str().is_some_and(|text| text.contains("to be started again"))
+    });
+    let status = rig.proxy.wait_for_exit();
+    assert_eq!(status.code(), Some(75), "{}", rig.last_lines());
+    let lines = rig.proxy.log_lines();
+    let position = |message: &str| {
+        lines.iter().position(|line| line["message"].as_str().is_some_and(|text| text.starts_with(message)))
+    };
+    assert!(position("stopping: not ready").is_some() && position("stopping") < position("draining"));
+    assert_eq!(rig.faults.calls(Function::Finalize), 0, "beside a thread that is inside");
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn a_module_that_hangs_in_its_own_initialisation_ends_the_process_in_order() {
+    for rule in ["C_Initialize hang forever", "C_Finalize hang forever"] {
+        let mut rig = Rig::start(luna()).await;
+        rig.faults.set(&format!("{rule}\nC_EncryptInit need_reinit"));
+        assert_eq!(rig.proxy.wait_for_exit().code(), Some(75), "{rule}\n{}", rig.last_lines());
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_comes_back_in_time_is_waited_for() {
+    let token = LUNA.replace("health_probe_ms = 100", "health_probe_ms = 5000");
+    let rig = Rig::start(Setup { token, ..luna() }).await;
+    let hang = "C_Encrypt hang until_removed label=demo-2";
+    rig.faults.set(hang);
+    let mut client = rig.client().await;
+    let waiting = tokio::spawn(async move { client.encrypt("demo-2").await });
+    rig.faults.wait_until_inside(Function::Encrypt, 1).await;
+    let loss = "C_EncryptInit need_reinit=CKR_DEVICE_REMOVED";
+    let slots = rig.faults.calls(Function::GetSlotList);
+    rig.faults.set(&format!("{hang}\n{loss}"));
+    rig.client().await.encrypt("demo").await;
+    rig.faults.wait_for("three tries", |counts| counts.calls(Function::GetSlotList) >= slots + 3).await;
+    assert_eq!(rig.faults.calls(Function::Finalize), 0);
+    rig.faults.set(loss);
+    rig.wait_until_it_serves().await;
+    assert_eq!(rig.faults.calls(Function::Finalize), 1);
+    waiting.await.unwrap();
+}
