@@ -224,6 +224,8 @@ pub struct CallReport {
     pub call_time: Duration,
     /// Calls made, retries included.
     pub attempts: u32,
+    /// A second token was asked while the first had not answered.
+    pub is_hedged: bool,
 }
 
 impl CallReport {
@@ -235,6 +237,7 @@ impl CallReport {
         self.queue_time += other.queue_time;
         self.call_time += other.call_time;
         self.attempts += other.attempts;
+        self.is_hedged |= other.is_hedged;
     }
 }
 

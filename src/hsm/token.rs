@@ -104,7 +104,10 @@ impl Token {
                 let queue_time = started_at - queued_at;
                 self.shared.metrics.queued(queue_time);
                 let call_time = ended_at - started_at;
-                Outcome { result, report: CallReport { token_serial, queue_time, call_time, attempts: 1 } }
+                Outcome {
+                    result,
+                    report: CallReport { token_serial, queue_time, call_time, attempts: 1, is_hedged: false },
+                }
             }
             Ok(Err(_)) if !deadline.has_passed() => Outcome::failed(HsmError::Worker),
             Ok(Err(_)) | Err(_) => {
@@ -114,6 +117,7 @@ impl Token {
                         queue_time: *started_at - queued_at,
                         call_time: started_at.elapsed(),
                         attempts: 1,
+                        is_hedged: false,
                     },
                     None => {
                         CallReport { token_serial, queue_time: queued_at.elapsed(), ..CallReport::default() }

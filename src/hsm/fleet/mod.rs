@@ -127,6 +127,7 @@ impl Fleet {
             if let Some(member) = next {
                 asked = (member, clock::now());
                 self.members[member].metrics().asked_second.inc();
+                report.is_hedged |= !running.is_empty();
                 running.push(self.attempt(member, key, deadline, work.clone()));
             }
         }
