@@ -6,7 +6,7 @@
 //! |---|---|
 //! | 0 | [`clock`], [`secret`] |
 //! | 1 | [`metrics`], [`sigv4`] |
-//! | 2 | [`tls`], [`hsm`], [`iv_budget`] |
+//! | 2 | [`tls`], [`hsm`], [`iv_budget`], [`audit`] |
 //! | 3 | [`keystore`], [`admin`] |
 //! | 4 | [`error`] |
 //! | 5 | [`operations`] |
@@ -18,6 +18,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;

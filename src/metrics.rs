@@ -62,6 +62,16 @@ pub struct Metrics {
     pub iv_budget_over_half: IntGaugeVec,
     /// Counts of initialization vectors that could not be written to disk.
     pub iv_budget_write_failures: IntCounter,
+    /// Requests that the audit log has a record of.
+    pub audit_records: IntCounter,
+    /// Audit records that were lost.
+    pub audit_records_lost: IntCounter,
+    /// Failures to write the audit log.
+    pub audit_write_failures: IntCounter,
+    /// 1 while the audit log cannot be written.
+    pub audit_failing: IntGauge,
+    /// Number of the audit log's last record, by its hash; told once a minute.
+    pub audit_head: IntGaugeVec,
     /// Log lines dropped because the log could not be written as fast as it came.
     pub log_lines_dropped: IntCounter,
 }
@@ -200,6 +210,28 @@ impl Metrics {
                 r,
                 "xks_iv_budget_write_failures_total",
                 "Counts of initialization vectors that could not be written to disk.",
+            ),
+            audit_records: counter(
+                r,
+                "xks_audit_records_total",
+                "Requests that the audit log has a record of.",
+            ),
+            audit_records_lost: counter(
+                r,
+                "xks_audit_records_lost_total",
+                "Audit records that were lost because they could not be written.",
+            ),
+            audit_write_failures: counter(
+                r,
+                "xks_audit_write_failures_total",
+                "Failures to write the audit log.",
+            ),
+            audit_failing: gauge(r, "xks_audit_failing", "1 while the audit log cannot be written."),
+            audit_head: gauges(
+                r,
+                "xks_audit_head",
+                "Number of the last record of the audit log; the label is its hash.",
+                &["hash"],
             ),
             log_lines_dropped: counter(
                 r,

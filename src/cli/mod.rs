@@ -1,5 +1,6 @@
 //! The command line.
 
+mod audit;
 mod check;
 mod credentials;
 mod doctor;
@@ -66,6 +67,9 @@ enum Command {
     /// List, make, rotate and check the keys of a token.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Verify audit logs.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Make SigV4 credentials.
     #[command(subcommand)]
     Credentials(CredentialsCommand),
@@ -127,6 +131,16 @@ struct DoctorArgs {
 }
 
 #[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Find the first record that was changed, removed, reordered or spliced in.
+    ///
+    /// Takes all files of a chain, in any order. A line that a crash has torn is told apart from tampering. Only with
+    /// --expect-head is a tail missed that was cut off. Exit code: 0 if the chain is whole, 1 if it is not, 2 if a file
+    /// cannot be read.
+    Verify(audit::VerifyArgs),
+}
+
+#[derive(Debug, Subcommand)]
 enum CredentialsCommand {
     /// Make a new access key id and secret access key for a key store.
     ///
@@ -144,6 +158,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args.config.config, args.login.force()),
         Command::Doctor(args) => doctor::run(&args.config.config, args.login.force(), args.json),
         Command::Keys(command) => keys::run(&command),
+        Command::Audit(AuditCommand::Verify(args)) => audit::verify(&args),
         Command::Credentials(CredentialsCommand::New(args)) => credentials::new(&args),
     };
     ExitCode::from(code)

@@ -1,0 +1,519 @@
+//! The chain on disk: crashes, restarts, rotation, failures, and 1,000 tamperings.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::time::SystemTime;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestRng};
+use serde_json::Value;
+use tempfile::TempDir;
+use xks_spec::RequestMetadata;
+use zeroize::Zeroizing;
+
+use super::*;
+
+struct Desk {
+    folder: TempDir,
+    on_failure: OnFailure,
+    hmac_key: Option<Secret>,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), on_failure: OnFailure::Continue, hmac_key: None }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("audit.log")
+    }
+
+    fn try_open(&self) -> Result<Audit, AuditFault> {
+        let settings = AuditSettings {
+            path: self.path(),
+            on_failure: self.on_failure,
+            is_synced: false,
+            hmac_key: self.hmac_key.clone(),
+        };
+        Audit::open(settings, &Arc::new(Metrics::new()))
+    }
+
+    fn open(&self) -> Audit {
+        self.try_open().unwrap()
+    }
+
+    /// One life of a process with so many requests.
+    fn live(&self, requests: usize) {
+        let audit = self.open();
+        (0..requests).for_each(|_| audit.push(record()));
+        audit.close();
+    }
+
+    /// The file is moved away, as logrotate does.
+    fn move_away(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::rename(self.path(), &path).unwrap();
+        path
+    }
+
+    fn append(&self, bytes: &[u8]) {
+        OpenOptions::new().append(true).open(self.path()).unwrap().write_all(bytes).unwrap();
+    }
+
+    fn hasher(&self) -> Hasher {
+        Hasher::new(self.hmac_key.as_ref())
+    }
+
+    fn verify(&self, paths: &[PathBuf]) -> Result<Verified, VerifyFault> {
+        verify(paths, &self.hasher(), Expected::default())
+    }
+}
+
+fn record() -> Box<RequestRecord> {
+    Box::new(RequestRecord {
+        time: SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001),
+        operation: "Encrypt",
+        store: "a".into(),
+        external_key_id: Some("k".into()),
+        key_version: Some(1),
+        outcome: "ok",
+        reason: None,
+        policy: None,
+        access_key_id: "ID".into(),
+        peer: "192.0.2.1:1".parse().unwrap(),
+        balancer: None,
+        certificate_subject: None,
+        http: "2",
+        request_metadata: RequestMetadata::default(),
+        is_aws_sample: false,
+        token_serial: Some("serial".into()),
+        is_hedged: false,
+        hsm_calls: 1,
+        total_us: 10,
+        queue_us: 2,
+        hsm_us: 3,
+        request_bytes: 100,
+        answer_bytes: 200,
+    })
+}
+
+fn records(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn types(path: &Path) -> Vec<String> {
+    records(path).iter().map(|record| record["type"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_record_says_who_did_what_and_nothing_else() {
+    let desk = Desk::new();
+    desk.live(1);
+    assert_eq!(types(&desk.path()), ["opened", "request", "closed"]);
+    let text = fs::read_to_string(desk.path()).unwrap();
+    let line = text.lines().nth(1).unwrap();
+    let start = line.find(r#""type""#).unwrap();
+    let end = line.find(r#","hash""#).unwrap();
+    let expected = r#""type":"request","time":"2023-11-14T22:13:20.000001Z","operation":"Encrypt","store":"a","externalKeyId":"k","keyVersion":1,"outcome":"ok","reason":null,"policy":null,"accessKeyId":"ID","peer":"192.0.2.1:1","balancer":null,"certificateSubject":null,"http":"2","requestMetadata":{},"isAwsSample":false,"tokenSerial":"serial","isHedged":false,"hsmCalls":1,"totalUs":10,"queueUs":2,"hsmUs":3,"requestBytes":100,"answerBytes":200"#;
+    assert_eq!(&line[start..end], expected);
+}
+
+#[test]
+fn the_chain_goes_on_over_restart_and_rotation() {
+    let desk = Desk::new();
+    desk.live(3);
+    desk.live(2);
+    // Moved away while no process was there.
+    let first = desk.move_away("audit.log.2");
+    let audit = desk.open();
+    audit.push(record());
+    // Written before the file is moved away.
+    wait_until(|| desk.path().exists() && types(&desk.path()).len() == 2);
+    let second = desk.move_away("audit.log.1");
+    audit.reopen();
+    wait_until(|| desk.path().exists() && !records(&desk.path()).is_empty());
+    audit.push(record());
+    audit.close();
+    assert_eq!(records(&desk.path())[0]["reason"], "rotation");
+    let files = [desk.path(), second.clone(), first.clone()];
+    let verified = desk.verify(&files).unwrap();
+    assert_eq!((verified.first, verified.head.seq, verified.is_closed), (1, 14, true));
+    // A file that is gone is missed, unless it is the last.
+    assert!(matches!(
+        desk.verify(&[first.clone(), desk.path()]),
+        Err(VerifyFault::Removed { first: 10, last: 11, .. })
+    ));
+    assert!(matches!(desk.verify(&[second, desk.path()]), Err(VerifyFault::NoBeginning { seq: 10, .. })));
+    let before = desk.verify(&[first]).unwrap().head.hash;
+    let after = |after| verify(&files[..2], &desk.hasher(), Expected { after: Some(after), head: None });
+    assert_eq!(after(before).unwrap().head, verified.head);
+    assert!(matches!(after(Hash::NONE), Err(VerifyFault::NotAfter { seq: 10, .. })));
+}
+
+#[test]
+fn a_file_that_was_not_moved_goes_on() {
+    let desk = Desk::new();
+    let audit = desk.open();
+    wait_until(|| desk.path().exists() && records(&desk.path()).len() == 1);
+    audit.reopen();
+    audit.push(record());
+    audit.close();
+    assert_eq!(types(&desk.path()), ["opened", "request", "closed"]);
+}
+
+/// Whatever a kill leaves of the last batch, it is a crash, and the chain goes on behind it.
+#[test]
+fn a_torn_line_is_a_crash_and_no_tampering() {
+    let desk = Desk::new();
+    desk.live(2);
+    let whole = fs::read(desk.path()).unwrap();
+    let last_line = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    for cut in last_line + 1..whole.len() - 1 {
+        fs::write(desk.path(), &whole[..cut]).unwrap();
+        fs::remove_file(desk.folder.path().join("audit.log.head")).unwrap();
+        let verified = desk.verify(&[desk.path()]).unwrap();
+        assert_eq!((verified.head.seq, verified.torn.len(), verified.torn[0].line), (3, 1, 4));
+        desk.live(1);
+        let verified = desk.verify(&[desk.path()]).unwrap();
+        assert_eq!((verified.head.seq, verified.torn.len(), verified.torn[0].line), (6, 1, 4));
+        // What was torn cannot be made another, nor be taken away.
+        let text = fs::read(desk.path()).unwrap();
+        let mut changed = text.clone();
+        changed[last_line] ^= 1;
+        fs::write(desk.path(), &changed).unwrap();
+        assert!(desk.verify(&[desk.path()]).is_err());
+        fs::write(desk.path(), [&text[..last_line], &text[cut + 1..]].concat()).unwrap();
+        assert!(desk.verify(&[desk.path()]).is_err());
+    }
+}
+
+/// Nobody was told that it was written, and it is whole nevertheless.
+#[test]
+fn a_record_cut_before_its_line_break_is_completed() {
+    let desk = Desk::new();
+    desk.live(1);
+    let whole = fs::read(desk.path()).unwrap();
+    fs::write(desk.path(), &whole[..whole.len() - 1]).unwrap();
+    assert_eq!(desk.verify(&[desk.path()]).unwrap().torn.len(), 1);
+    desk.live(1);
+    let verified = desk.verify(&[desk.path()]).unwrap();
+    assert_eq!((verified.torn.len(), verified.head.seq), (0, 6));
+}
+
+#[test]
+fn a_crash_in_the_first_record_or_before_a_rotation_is_a_crash_too() {
+    let desk = Desk::new();
+    fs::write(desk.path(), br#"{"seq":1,"pre"#).unwrap();
+    desk.live(1);
+    assert_eq!(desk.verify(&[desk.path()]).unwrap().torn.len(), 1);
+    desk.append(br#"{"seq":4,"#);
+    let old = desk.move_away("old");
+    desk.live(1);
+    let verified = desk.verify(&[old, desk.path()]).unwrap();
+    assert_eq!((verified.torn.len(), verified.head.seq), (2, 6));
+    // What no next record begins with is no crash.
+    for bytes in ["x", r#"{"seq":8,"#, r#"{"seq":7,"prev":"zz"#] {
+        let whole = fs::read(desk.path()).unwrap();
+        desk.append(bytes.as_bytes());
+        let fault = verify(
+            &[desk.path()],
+            &desk.hasher(),
+            Expected { after: Hash::parse(prev(&desk.path()).as_bytes()), head: None },
+        );
+        assert!(matches!(fault, Err(VerifyFault::Changed { seq: 7, .. })), "{bytes}");
+        fs::write(desk.path(), whole).unwrap();
+    }
+}
+
+/// What the first record of a file carries of the one before.
+fn prev(path: &Path) -> String {
+    let first = fs::read_to_string(path).unwrap().lines().next().unwrap().to_owned();
+    serde_json::from_str::<Value>(&first).unwrap()["prev"].as_str().unwrap().to_owned()
+}
+
+/// What is cut off while nobody writes shows by the head file, even where no head is at hand to compare with.
+#[test]
+fn a_tail_that_is_cut_before_a_restart_stays_missing() {
+    let desk = Desk::new();
+    desk.live(5);
+    let text = fs::read_to_string(desk.path()).unwrap();
+    let cut: String = text.split_inclusive('\n').take(4).collect();
+    fs::write(desk.path(), cut).unwrap();
+    desk.verify(&[desk.path()]).unwrap();
+    desk.live(1);
+    assert!(matches!(desk.verify(&[desk.path()]), Err(VerifyFault::Removed { first: 5, last: 7, .. })));
+}
+
+#[test]
+fn a_kill_between_the_record_and_the_head_file_is_no_gap() {
+    let desk = Desk::new();
+    desk.live(1);
+    let head_path = desk.folder.path().join("audit.log.head");
+    let head = fs::read(&head_path).unwrap();
+    desk.live(1);
+    fs::write(&head_path, head).unwrap();
+    desk.live(1);
+    assert_eq!(desk.verify(&[desk.path()]).unwrap().head.seq, 9);
+}
+
+#[test]
+fn two_processes_on_one_file_are_refused() {
+    let desk = Desk::new();
+    let audit = desk.open();
+    assert!(matches!(desk.try_open(), Err(AuditFault::InUse(_))));
+    // Nor where the file was moved away meanwhile.
+    wait_until(|| desk.path().exists());
+    desk.move_away("old");
+    assert!(matches!(desk.try_open(), Err(AuditFault::InUse(_))));
+    audit.close();
+    drop(audit);
+    desk.live(1);
+}
+
+#[test]
+fn what_is_no_audit_file_is_left_alone() {
+    let desk = Desk::new();
+    fs::write(desk.path(), "root:x:0:0\n").unwrap();
+    assert!(matches!(desk.try_open(), Err(AuditFault::NotAnAuditFile(_))));
+    assert_eq!(fs::read(desk.path()).unwrap(), b"root:x:0:0\n");
+    fs::remove_file(desk.path()).unwrap();
+    std::os::unix::fs::symlink("/dev/full", desk.path()).unwrap();
+    assert!(matches!(desk.try_open(), Err(AuditFault::NotAFile(_))));
+}
+
+#[test]
+fn a_key_makes_the_chain_one_that_nobody_else_can_make() {
+    let key = |text: &str| Some(Secret::new(Zeroizing::new(text.repeat(32))));
+    let mut desk = Desk { hmac_key: key("a"), ..Desk::new() };
+    desk.live(2);
+    desk.verify(&[desk.path()]).unwrap();
+    desk.hmac_key = key("b");
+    assert!(matches!(desk.verify(&[desk.path()]), Err(VerifyFault::Changed { seq: 1, .. })));
+    assert!(matches!(desk.try_open(), Err(AuditFault::NotAnAuditFile(_))));
+    desk.hmac_key = None;
+    assert!(desk.verify(&[desk.path()]).is_err());
+}
+
+/// Whoever makes the hashes anew from some record on must stop somewhere, or lose the head.
+#[test]
+fn a_record_that_was_changed_and_hashed_anew_is_named() {
+    let desk = Desk::new();
+    desk.live(4);
+    let text = fs::read_to_string(desk.path()).unwrap();
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    let prev = Hash::parse(records(&desk.path())[2]["prev"].as_str().unwrap().as_bytes()).unwrap();
+    let mut forged = Vec::new();
+    let mut other = record();
+    other.store = "b".into();
+    Head { seq: 2, hash: prev }.append(&desk.hasher(), &record::Entry::Request(other), &mut forged);
+    lines[2] = String::from_utf8(forged).unwrap().trim_end().to_owned();
+    fs::write(desk.path(), lines.join("\n") + "\n").unwrap();
+    let fault = desk.verify(&[desk.path()]).unwrap_err();
+    assert!(matches!(&fault, VerifyFault::Spliced { seq: 4, .. }), "{fault}");
+    assert!(fault.to_string().contains("record 3: either that one was changed"), "{fault}");
+}
+
+#[tokio::test]
+async fn where_the_new_file_cannot_be_had_the_one_before_goes_on() {
+    let desk = Desk { on_failure: OnFailure::Refuse, ..Desk::new() };
+    let audit = desk.open();
+    let soon = || Deadline::after(clock::now(), Duration::from_secs(60));
+    audit.write(record(), soon()).await.unwrap();
+    desk.move_away("old");
+    fs::create_dir(desk.path()).unwrap();
+    audit.reopen();
+    audit.write(record(), soon()).await.unwrap();
+    assert!(!audit.is_refusing());
+    fs::remove_dir(desk.path()).unwrap();
+    audit.close();
+    assert_eq!(types(&desk.folder.path().join("old")), ["opened", "request", "request", "closed"]);
+}
+
+/// Between the last look at who waits and the end of the write, somebody may give up.
+#[test]
+fn a_success_that_was_written_too_late_is_taken_back() {
+    let desk = Desk::new();
+    let audit = desk.open();
+    audit.close();
+    drop(audit);
+    let settings =
+        AuditSettings { path: desk.path(), on_failure: OnFailure::Refuse, is_synced: false, hmac_key: None };
+    let (shared, waiting) = shared(settings);
+    shared.close_wanted.store(true, Ordering::Release);
+    let mut writer = Writer::open(shared).unwrap();
+    let late = |outcome| {
+        let (written, _) = oneshot::channel();
+        Pending { record: Box::new(RequestRecord { outcome, ..*record() }), bytes: 0, written: Some(written) }
+    };
+    writer.acknowledge(vec![(7, late("ok")), (8, late("KeyNotFoundException"))]);
+    writer.run(&waiting);
+    let records = records(&desk.path());
+    let withheld: Vec<_> = records.iter().filter(|record| record["type"] == "withheld").collect();
+    assert_eq!(withheld.len(), 1, "{records:?}");
+    assert_eq!(withheld[0]["record"], 7);
+}
+
+fn shared(settings: AuditSettings) -> (Arc<Shared>, flume::Receiver<Message>) {
+    let (messages, waiting) = flume::bounded(2);
+    let shared = Shared {
+        settings,
+        metrics: Arc::new(Metrics::new()),
+        messages,
+        queued_bytes: AtomicUsize::new(0),
+        lost: AtomicU64::new(0),
+        started_at: clock::now(),
+        busy_since_ms: AtomicU64::new(0),
+        is_failing: AtomicBool::new(false),
+        reopen_wanted: AtomicBool::new(false),
+        close_wanted: AtomicBool::new(false),
+        head: Mutex::new(Head::NONE),
+    };
+    (Arc::new(shared), waiting)
+}
+
+/// A queue that is full costs records, which are counted, and no time.
+#[test]
+fn a_sink_that_hangs_costs_records_and_delays_nobody() {
+    let desk = Desk::new();
+    let (shared, waiting) = shared(desk.open().shared.settings.clone());
+    let hung = Audit { shared };
+    (0..5).for_each(|_| hung.push(record()));
+    assert_eq!(waiting.len(), 2);
+    assert_eq!(hung.shared.lost.load(Ordering::Relaxed), 3);
+    assert_eq!(hung.shared.metrics.audit_records_lost.get(), 3);
+    // Nor do few records that are long take more memory than is theirs.
+    let mut long = record();
+    long.request_bytes = MAX_QUEUED_BYTES;
+    drop(waiting.drain());
+    hung.push(long);
+    hung.push(record());
+    assert_eq!(hung.shared.lost.load(Ordering::Relaxed), 4);
+}
+
+fn wait_until(is_so: impl Fn() -> bool) {
+    let until = clock::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(clock::now() < until, "waited in vain");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A chain over three files, and another chain to splice from.
+struct Archive {
+    files: Vec<Vec<u8>>,
+    other: Vec<u8>,
+    head: Hash,
+}
+
+fn archive() -> Archive {
+    let desk = Desk::new();
+    let mut files = Vec::new();
+    for name in ["1", "2", "3"] {
+        desk.live(8);
+        // A crash belongs to every long life.
+        desk.append(br#"{"seq":9,"prev":"0"#);
+        desk.live(4);
+        files.push(desk.move_away(name));
+    }
+    let verified = desk.verify(&files).unwrap();
+    assert_eq!((verified.head.seq, verified.torn.len()), (48, 3));
+    let other = Desk::new();
+    other.live(46);
+    let read = |path: &PathBuf| fs::read(path).unwrap();
+    Archive { files: files.iter().map(read).collect(), other: read(&other.path()), head: verified.head.hash }
+}
+
+fn lines(file: &[u8]) -> Vec<Vec<u8>> {
+    file.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+}
+
+/// Does one thing to the files that a person with access to them could do.
+fn tamper(archive: &Archive, way: usize, at: [prop::sample::Index; 3], byte: u8) -> Vec<Vec<u8>> {
+    let mut files = archive.files.clone();
+    let file = at[0].index(files.len());
+    let content = files[file].clone();
+    let mut of_file = lines(&content);
+    let (line, second) = (at[1].index(of_file.len()), at[2].index(of_file.len()));
+    match way {
+        // A byte is changed, put in, taken out.
+        0 => files[file][at[1].index(content.len())] ^= byte.max(1),
+        1 => files[file].insert(at[1].index(content.len() + 1), byte),
+        2 => drop(files[file].remove(at[1].index(content.len()))),
+        // The tail is cut off, wherever.
+        3 => files[file].truncate(at[1].index(content.len())),
+        // A line is removed, repeated, swapped with another.
+        4 => {
+            of_file.remove(line);
+            files[file] = of_file.concat();
+        }
+        5 => {
+            of_file.insert(second, of_file[line].clone());
+            files[file] = of_file.concat();
+        }
+        6 => {
+            of_file.swap(line, second);
+            files[file] = of_file.concat();
+        }
+        // A record of another chain takes the place of one, or goes between two.
+        7 => {
+            let other = lines(&archive.other);
+            of_file[line] = other[at[2].index(other.len())].clone();
+            files[file] = of_file.concat();
+        }
+        8 => {
+            let other = lines(&archive.other);
+            of_file.insert(line, other[at[2].index(other.len())].clone());
+            files[file] = of_file.concat();
+        }
+        // A span is cut out.
+        9 => {
+            let (from, to) = (at[1].index(content.len()), at[2].index(content.len()));
+            files[file].drain(from.min(to)..=from.max(to));
+        }
+        // A file is deleted, or emptied.
+        10 => drop(files.remove(file)),
+        _ => files[file].clear(),
+    }
+    files
+}
+
+#[test]
+fn a_thousand_tamperings_are_all_found() {
+    const TAMPERINGS: usize = 1_000;
+    const WAYS: usize = 12;
+    let archive = archive();
+    let folder = tempfile::tempdir().unwrap();
+    let paths = |count: usize| (0..count).map(|n| folder.path().join(n.to_string())).collect::<Vec<_>>();
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = proptest::test_runner::TestRunner::new_with_rng(config, rng);
+    let choice = (any::<[prop::sample::Index; 3]>(), any::<u8>());
+    let (mut found, mut way) = ([0; WAYS], 0);
+    while found.iter().sum::<usize>() < TAMPERINGS {
+        let (at, byte) = choice.new_tree(&mut runner).unwrap().current();
+        let files = tamper(&archive, way, at, byte);
+        // A line repeated in a place where it makes no difference, or swapped with itself.
+        if files == archive.files {
+            continue;
+        }
+        let paths = paths(files.len());
+        for (path, content) in paths.iter().zip(&files) {
+            fs::write(path, content).unwrap();
+        }
+        let expected = Expected { after: None, head: Some(archive.head) };
+        let verified = verify(&paths, &Hasher::new(None), expected);
+        assert!(verified.is_err(), "way {way} with {at:?} {byte}: {verified:?}");
+        found[way] += 1;
+        way = (way + 1) % WAYS;
+    }
+    assert!(found.iter().all(|count| *count >= TAMPERINGS / WAYS), "{found:?}");
+    // And what was not tampered with is whole.
+    let paths = paths(archive.files.len());
+    for (path, content) in paths.iter().zip(&archive.files) {
+        fs::write(path, content).unwrap();
+    }
+    let expected = Expected { after: None, head: Some(archive.head) };
+    assert_eq!(verify(&paths, &Hasher::new(None), expected).unwrap().behind_expected, Some(0));
+}
