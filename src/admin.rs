@@ -11,6 +11,7 @@ use axum::routing::get;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::audit::Audit;
 use crate::hsm::{Fleet, HealthStatus, Hsm};
 use crate::metrics::Metrics;
 
@@ -22,13 +23,15 @@ pub struct Readiness {
     is_draining: AtomicBool,
     tokens: Vec<Arc<dyn Hsm>>,
     fleets: Vec<Arc<Fleet>>,
+    audit: Option<Arc<Audit>>,
 }
 
 impl Readiness {
-    /// Ready once a token of `tokens` is, and every store's keys have been looked at once.
+    /// Ready once a token of `tokens` is, and every store's keys have been looked at once, as long as `audit` refuses
+    /// nothing.
     #[must_use]
-    pub fn new(tokens: Vec<Arc<dyn Hsm>>, fleets: Vec<Arc<Fleet>>) -> Arc<Self> {
-        Arc::new(Self { is_draining: AtomicBool::new(false), tokens, fleets })
+    pub fn new(tokens: Vec<Arc<dyn Hsm>>, fleets: Vec<Arc<Fleet>>, audit: Option<Arc<Audit>>) -> Arc<Self> {
+        Arc::new(Self { is_draining: AtomicBool::new(false), tokens, fleets, audit })
     }
 
     /// From now on not ready, for good.
@@ -36,14 +39,20 @@ impl Readiness {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Not draining, at least one token can serve, and no store is still looking for its keys.
+    /// Not draining, at least one token can serve, no store is still looking for its keys, and records can be written
+    /// where nothing is served without.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let can_serve =
             |status: Option<HealthStatus>| status.is_some_and(|status| status > HealthStatus::Unavailable);
         !self.is_draining.load(Ordering::Relaxed)
+            && !self.is_refusing()
             && self.fleets.iter().all(|fleet| fleet.is_prepared() || !fleet.is_connected())
             && self.tokens.iter().any(|token| token.health().iter().any(|health| can_serve(health.status)))
+    }
+
+    fn is_refusing(&self) -> bool {
+        self.audit.as_ref().is_some_and(|audit| audit.is_refusing())
     }
 
     /// Readiness line by line, for a person.
@@ -51,6 +60,9 @@ impl Readiness {
         let mut text = String::new();
         if self.is_draining.load(Ordering::Relaxed) {
             text.push_str("draining: the process is being stopped\n");
+        }
+        if self.is_refusing() {
+            text.push_str("audit log: cannot be written, and nothing is served without\n");
         }
         for health in self.tokens.iter().flat_map(|token| token.health()) {
             let status = match health.status {

@@ -7,18 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use signal_hook::consts::signal::SIGXFSZ;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
 use crate::admin::{self, Readiness};
+use crate::audit::{Audit, AuditFault};
 use crate::config::{Config, StoreSettings};
 use crate::hsm::{Fleet, Hsm, Modules, Token, TokenSettings};
 use crate::iv_budget::{IvBudget, IvBudgetFault};
 use crate::keystore::{KeyStore, KeyStores, StoreQuota};
 use crate::metrics::{Metrics, TokenMetrics};
-use crate::server::{self, Drain, State, serve_plain};
+use crate::server::{self, Drain, State, serve_plain, stranger_lines};
 
 /// How long threads have to leave the PKCS#11 modules when the process ends.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
@@ -104,6 +106,9 @@ pub enum AppError {
     /// The initialization vectors cannot be counted.
     #[error("{0}")]
     IvBudget(#[from] IvBudgetFault),
+    /// Requests cannot be recorded.
+    #[error("{0}")]
+    Audit(#[from] AuditFault),
     /// The system gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -124,6 +129,9 @@ pub async fn run(
     let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     let [terminate, interrupt] = signals;
     let signals = (terminate.map_err(AppError::Signal)?, interrupt.map_err(AppError::Signal)?);
+    let hangup = signal(SignalKind::hangup()).map_err(AppError::Signal)?;
+    // A limit on the size of files is then like a full disk, and does not end the process.
+    let _size_limit = signal(SignalKind::from_raw(SIGXFSZ)).map_err(AppError::Signal)?;
     let metrics = Arc::new(Metrics::new());
     let listener = listen(config.listen, "KMS").await?;
     let admin_listener = listen(config.admin_listen, "operators").await?;
@@ -132,16 +140,20 @@ pub async fn run(
         None => None,
     };
     let iv_budget = IvBudget::open(&config.iv_budget, &metrics)?;
+    let audit = config.audit.map(|settings| Audit::open(settings, &metrics)).transpose()?.map(Arc::new);
+    tokio::spawn(tend_audit(audit.clone(), hangup));
     let tokens = Tokens::start(config.tokens, &metrics)?;
     let (stores, fleets) = tokens.stores(config.stores, &iv_budget);
     for fleet in &fleets {
         tokio::spawn(Arc::clone(fleet).watch());
     }
-    let readiness = Readiness::new(tokens.all(), fleets);
+    let readiness = Readiness::new(tokens.all(), fleets, audit.clone());
     let state = Arc::new(State {
         stores: ArcSwap::from_pointee(stores),
         tls: ArcSwap::from_pointee(config.tls),
         metrics: Arc::clone(&metrics),
+        audit: audit.clone(),
+        stranger_lines: stranger_lines(),
         readiness: Arc::clone(&readiness),
         limits: config.limits,
         timeouts: config.timeouts,
@@ -164,6 +176,7 @@ pub async fn run(
     }
     let stop = move || {
         iv_budget.close();
+        audit.iter().for_each(|audit| audit.close());
         tokens.stop()
     };
     let is_clean = tokio::task::spawn_blocking(stop).await.unwrap_or(false);
@@ -230,6 +243,16 @@ async fn shut_down(
     switch.send_replace(true);
     tracing::info!("draining: no new connections; those that are open are told to close");
     cause
+}
+
+/// Watches over the audit log; on SIGHUP it changes to a new file, where the one before was moved away.
+async fn tend_audit(audit: Option<Arc<Audit>>, mut hangup: Signal) {
+    if let Some(audit) = &audit {
+        tokio::spawn(Arc::clone(audit).watch());
+    }
+    while hangup.recv().await.is_some() {
+        audit.iter().for_each(|audit| audit.reopen());
+    }
 }
 
 async fn count_dropped_lines(metrics: Arc<Metrics>, dropped_lines: impl Fn() -> usize + Send) {

@@ -75,6 +75,11 @@ pub enum Error {
     /// Health has not been measured yet.
     #[error("health has not been measured yet")]
     HealthNotMeasured,
+    /// The configuration wants every success on record, and the record cannot be written.
+    #[error(
+        "the audit log is not written: on_failure = \"refuse\" lets nothing be served without its record"
+    )]
+    Audit,
     /// A handler panicked.
     #[error("the request handler panicked")]
     Panic,
@@ -174,7 +179,7 @@ impl Error {
             Self::Hsm(HsmError::Device { .. } | HsmError::UnsafeIv | HsmError::Worker) | Self::Integrity => {
                 (ErrorName::InternalException, "The key manager failed. The proxy's log has the reason.")
             }
-            Self::Panic => {
+            Self::Panic | Self::Audit => {
                 (ErrorName::InternalException, "The proxy failed. The proxy's log has the reason.")
             }
         };
@@ -233,6 +238,7 @@ mod tests {
             Error::UnknownKeyVersion(9),
             Error::Integrity,
             Error::HealthNotMeasured,
+            Error::Audit,
             Error::Panic,
         ];
         let hsm = hsm.into_iter().map(Error::Hsm);

@@ -72,6 +72,8 @@ pub struct Metrics {
     pub audit_failing: IntGauge,
     /// Number of the audit log's last record, by its hash; told once a minute.
     pub audit_head: IntGaugeVec,
+    /// Log lines of requests that were not authenticated that were left out since there were too many.
+    pub log_lines_suppressed: IntCounter,
     /// Log lines dropped because the log could not be written as fast as it came.
     pub log_lines_dropped: IntCounter,
 }
@@ -232,6 +234,11 @@ impl Metrics {
                 "xks_audit_head",
                 "Number of the last record of the audit log; the label is its hash.",
                 &["hash"],
+            ),
+            log_lines_suppressed: counter(
+                r,
+                "xks_log_lines_suppressed_total",
+                "Log lines of requests that were not authenticated, left out since there were too many.",
             ),
             log_lines_dropped: counter(
                 r,

@@ -7,6 +7,7 @@ use super::key_check::KeyCheck;
 use super::report::Report;
 use super::{EXIT_FAILED, complain, leave, load_config};
 use crate::app::Tokens;
+use crate::audit::{self, AuditSettings};
 use crate::clock;
 use crate::hsm::{ForceLogin, HealthStatus, Hsm, TokenHealth};
 use crate::metrics::Metrics;
@@ -32,6 +33,9 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
             "without a state directory ([state] dir) a PIN that a token refuses is tried again at each start, and each \
              command, which can lock the token",
         );
+    }
+    if let Some(audit) = &config.audit {
+        check_audit(audit, &mut report);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let (Ok(runtime), Ok(tokens)) = (runtime, Tokens::start(config.tokens, &Metrics::new())) else {
@@ -61,6 +65,15 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
         }
     });
     leave(&tokens, report.end())
+}
+
+fn check_audit(settings: &AuditSettings, report: &mut Report) {
+    let name = settings.path.display();
+    match audit::examine(settings) {
+        Err(fault) => report.fault(&fault.to_string()),
+        Ok(None) => report.good(&format!("audit log {name} is new")),
+        Ok(Some(head)) => report.good(&format!("audit log {name} goes on behind record {}", head.seq)),
+    }
 }
 
 fn check_certificate(files: &CertificateFiles, report: &mut Report) {

@@ -2,6 +2,7 @@
 //!
 //! `deploy/xks-proxy.example.toml` explains every key.
 
+mod audit;
 mod keys;
 mod reader;
 mod server;
@@ -20,6 +21,7 @@ pub use reader::Fault;
 use reader::{Faults, Section, Table, Value};
 pub use stores::StoreSettings;
 
+use crate::audit::AuditSettings;
 use crate::hsm::TokenSettings;
 use crate::iv_budget::{IVS_PER_KEY, IvBudgetSettings};
 use crate::operations::Fleet;
@@ -48,6 +50,8 @@ pub struct Config {
     pub ping_listen: Option<SocketAddr>,
     /// What is kept of initialization vectors, and where.
     pub iv_budget: IvBudgetSettings,
+    /// Where authenticated requests are recorded.
+    pub audit: Option<AuditSettings>,
     /// What is logged.
     pub log_level: LogLevel,
     /// The tokens.
@@ -152,6 +156,8 @@ fn read<'d>(
     let admin_listen = read_listen(root.section("admin"));
     let ping_listen = read_listen(root.section("ping"));
     let state = read_state(root.section("state"), folder);
+    let audit = root.take("audit").and_then(|value| value.table());
+    let audit = audit.and_then(|audit| audit::read(audit, folder));
     let log_level = read_log(root.section("log"));
     let tokens = tokens::read(&mut root, folder, state.0.as_deref());
     let stores = stores::read(&mut root, folder, &tokens);
@@ -169,6 +175,7 @@ fn read<'d>(
         admin_listen: admin_listen.unwrap_or(DEFAULT_ADMIN_LISTEN),
         ping_listen,
         iv_budget: IvBudgetSettings { dir: state_dir, share: IVS_PER_KEY / instances },
+        audit,
         log_level,
         tokens,
         stores,

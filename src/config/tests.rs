@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use xks_harness::Pki;
 
 use super::*;
+use crate::audit::OnFailure;
 use crate::hsm::TokenSelector;
 
 const EXAMPLE: &str = include_str!("../../deploy/xks-proxy.example.toml");
@@ -50,6 +51,9 @@ fn the_example_loads() {
     assert_eq!(config.stores.len(), 2);
     assert_eq!(config.iv_budget, IvBudgetSettings { dir: None, share: 1 << 32 });
     assert_eq!(config.stores[0].requests_per_second.get(), 1800);
+    let audit = config.audit.unwrap();
+    assert_eq!(audit.path, Path::new("/var/log/xks-proxy/audit.log"));
+    assert_eq!((audit.on_failure, audit.is_synced), (OnFailure::Continue, false));
 }
 
 /// What the example shows as a default is the default.
@@ -64,7 +68,7 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
                 if rest
                     .split_once(" = ")
                     .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
-                    && !["serial", "slot_id", "profile", "iv_source"]
+                    && !["serial", "slot_id", "profile", "iv_source", "hmac_key"]
                         .iter()
                         .any(|key| rest.starts_with(key)) =>
             {
@@ -86,6 +90,7 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
     assert_eq!(shown.fleet, default.fleet);
     assert_eq!(shown.admin_listen, default.admin_listen);
     assert_eq!(shown.log_level, default.log_level);
+    assert_eq!(shown.audit, default.audit);
     assert_eq!(format!("{:?}", shown.tokens), format!("{:?}", default.tokens));
     assert_eq!(shown.stores[0].requests_per_second, default.stores[0].requests_per_second);
     assert_eq!(shown.stores[0].burst, default.stores[0].burst);
@@ -115,6 +120,18 @@ fn every_fault_is_reported_with_its_place() {
             "state.iv_budget_instances: must be a whole",
         ),
         ("# dir = \"/var/lib/xks-proxy\"", "dir = \"\"", "state.dir: must not be empty"),
+        ("path = \"/var/log/xks-proxy/audit.log\"", "", "audit: path is missing"),
+        (
+            "# on_failure = \"continue\"",
+            "on_failure = \"ignore\"",
+            "audit.on_failure: must be one of \"continue\", \"refuse\"",
+        ),
+        ("# sync = false", "sync = 1", "audit.sync: must be true or false"),
+        (
+            "# hmac_key = { file = \"audit.key\" }",
+            "hmac_key = { file = \"pin\" }",
+            "audit.hmac_key: must have at least 32 characters",
+        ),
         ("# level = \"info\"", "level = \"loud\"", "log.level: must be one of \"error\", \"warn\""),
         ("label = \"xks\"", "", "tokens[0]: exactly one of label, serial and slot_id"),
         ("# slot_id = 0", "slot_id = 0", "tokens[0]: exactly one of label, serial and slot_id"),

@@ -27,13 +27,15 @@ pub struct Fleet {
     pub size: NonZeroU32,
 }
 
-/// Says how the tokens behind this store were when they were last probed; asks none of them now.
+/// Says how the tokens behind this store were when they were last probed; asks none of them now. Where the proxy refuses
+/// every other operation, whatever the reason, they are all UNAVAILABLE.
 ///
 /// # Errors
 /// [`Error::Body`], [`Error::StoreDisabled`], or [`Error::HealthNotMeasured`] before the first probe has ended.
 pub fn get_health_status(
     context: &mut Context<'_>,
     fleet: Fleet,
+    is_refusing: bool,
     body: &[u8],
 ) -> Result<GetHealthStatusResponse, Error> {
     // SPEC(HEALTH-AUTHZ-001, ERR-DENIED-002, ERR-KEY-002, ERR-VALIDATION-002): neither policy nor key is asked here.
@@ -43,9 +45,12 @@ pub fn get_health_status(
         return Err(Error::StoreDisabled);
     }
     // SPEC(HEALTH-CACHE-001, HEALTH-TIME-001): MAY answer what a periodic check found, at once.
-    let tokens = context.store.hsm.health();
+    let mut tokens = context.store.hsm.health();
     if tokens.iter().all(|token| token.status.is_none()) {
         return Err(Error::HealthNotMeasured);
+    }
+    if is_refusing {
+        tokens.iter_mut().for_each(|token| token.status = Some(HealthStatus::Unavailable));
     }
     Ok(GetHealthStatusResponse {
         // SPEC(HEALTH-RESP-001, HEALTH-RESP-002, HEALTH-SIZE-001): MUST be an integer greater than zero.

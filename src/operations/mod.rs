@@ -43,6 +43,8 @@ pub struct Trace {
     pub metadata: Option<RequestMetadata>,
     /// The key version that was used.
     pub key_version: Option<u32>,
+    /// Id of the policy that decided.
+    pub policy: Option<Arc<str>>,
     /// AWS's sample proxy made the ciphertext.
     pub is_aws_sample: bool,
     /// What the HSM was asked and how long it took.

@@ -63,7 +63,15 @@ pub(super) async fn serve(
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
     activity.established(is_http2);
-    let peer = Peer { state: Arc::clone(&state), activity, place: Arc::new(place), address, drain };
+    let peer = Peer {
+        state: Arc::clone(&state),
+        activity,
+        place: Arc::new(place),
+        address,
+        balancer: None,
+        certificate_subject: None,
+        drain,
+    };
     let reason = if is_http2 { serve_http2(peer, stream).await } else { serve_http1(peer, stream).await };
     if let Some(reason) = reason {
         closed(&state, reason);

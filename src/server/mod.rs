@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use governor::DefaultDirectRateLimiter;
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use xks_spec::request::SizeLimits;
@@ -21,8 +22,10 @@ use xks_spec::request::SizeLimits;
 pub use admission::Connections;
 pub use listener::{Drain, serve};
 pub use plain::serve_plain;
+pub use record::stranger_lines;
 
 use crate::admin::Readiness;
+use crate::audit::Audit;
 use crate::keystore::KeyStores;
 use crate::metrics::Metrics;
 use crate::operations::Fleet;
@@ -36,6 +39,10 @@ pub struct State {
     pub tls: ArcSwap<ServerConfig>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where authenticated requests are recorded.
+    pub audit: Option<Arc<Audit>>,
+    /// How many lines of the log requests that are not authenticated may have.
+    pub stranger_lines: DefaultDirectRateLimiter,
     /// What `/ping` says.
     pub readiness: Arc<Readiness>,
     /// Sizes.

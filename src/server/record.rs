@@ -1,21 +1,41 @@
-//! The one log line of a request, written when its record is dropped: whatever ends the request, the line is there.
+//! The one log line of a request, and its one audit record where it was authenticated, made when its record is dropped:
+//! whatever ends the request, they are there.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+
 use xks_spec::{ExternalKeyId, Operation, RequestMetadata};
 
+use super::State;
+use super::service::Peer;
+use crate::audit::RequestRecord;
+use crate::clock::{self, Deadline};
 use crate::error::Error;
 use crate::keystore::KeyStore;
-use crate::metrics::Metrics;
 use crate::operations::Trace;
+
+/// Lines of the log that requests without authentication may have in the long run, and at once: strangers must not fill
+/// the disk. The metrics count them all.
+const STRANGER_LINES_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
+const STRANGER_LINES_AT_ONCE: NonZeroU32 = NonZeroU32::new(500).unwrap();
+
+/// How many lines strangers may have.
+#[must_use]
+pub fn stranger_lines() -> DefaultDirectRateLimiter {
+    RateLimiter::direct(Quota::per_second(STRANGER_LINES_PER_SECOND).allow_burst(STRANGER_LINES_AT_ONCE))
+}
 
 /// What is known of a request so far.
 pub(super) struct Record {
-    metrics: Arc<Metrics>,
+    state: Arc<State>,
     began_at: Instant,
     peer: SocketAddr,
+    balancer: Option<SocketAddr>,
+    certificate_subject: Option<Arc<str>>,
     is_http2: bool,
     pub(super) operation: Option<Operation>,
     pub(super) store: Option<Arc<KeyStore>>,
@@ -24,25 +44,33 @@ pub(super) struct Record {
     /// What a request that is not authenticated says that it is.
     pub(super) claimed_access_key_id: Option<Box<str>>,
     pub(super) trace: Trace,
+    /// Length of the body that was read.
+    pub(super) request_bytes: usize,
     end: End,
+    /// The audit log has it already.
+    is_audited: bool,
 }
 
 /// How the request ended.
 enum End {
     /// The client left, or the handler panicked.
     Abandoned,
-    Succeeded,
+    Succeeded {
+        answer_bytes: usize,
+    },
     Failed(Error),
     /// The connection was closed without an answer.
     Closed(&'static str),
 }
 
 impl Record {
-    pub(super) fn begin(metrics: &Arc<Metrics>, began_at: Instant, peer: SocketAddr, is_http2: bool) -> Self {
+    pub(super) fn begin(peer: &Peer, began_at: Instant, is_http2: bool) -> Self {
         Self {
-            metrics: Arc::clone(metrics),
+            state: Arc::clone(&peer.state),
             began_at,
-            peer,
+            peer: peer.address,
+            balancer: peer.balancer,
+            certificate_subject: peer.certificate_subject.clone(),
             is_http2,
             operation: None,
             store: None,
@@ -50,22 +78,83 @@ impl Record {
             access_key_id: None,
             claimed_access_key_id: None,
             trace: Trace::default(),
+            request_bytes: 0,
             end: End::Abandoned,
+            is_audited: false,
         }
     }
 
-    pub(super) fn succeed(&mut self) {
-        self.end = End::Succeeded;
+    pub(super) fn succeed(&mut self, answer_bytes: usize) {
+        self.end = End::Succeeded { answer_bytes };
+    }
+
+    /// Waits until the audit record of a success is written, where the configuration wants it.
+    ///
+    /// # Errors
+    /// [`Error::Audit`] where it is not by the deadline.
+    pub(super) async fn be_written(&mut self, deadline: Deadline) -> Result<(), Error> {
+        let audit = self.state.audit.clone().filter(|audit| audit.must_be_written());
+        let (Some(audit), Some(record)) = (audit, self.to_audit()) else { return Ok(()) };
+        // From here on the audit log sees to it, though the client leave meanwhile.
+        self.is_audited = true;
+        audit.write(Box::new(record), deadline).await.map_err(|_| Error::Audit)
+    }
+
+    /// What the audit log keeps; nothing of a request that was not authenticated.
+    fn to_audit(&self) -> Option<RequestRecord> {
+        let (outcome, reason) = self.outcome();
+        let hsm = &self.trace.hsm;
+        Some(RequestRecord {
+            time: clock::wall_clock(),
+            operation: self.operation?.name(),
+            store: Arc::clone(&self.store.as_ref()?.name),
+            external_key_id: self.external_key_id.as_ref().map(|id| id.as_str().into()),
+            key_version: self.trace.key_version,
+            outcome,
+            reason,
+            policy: self.trace.policy.clone(),
+            access_key_id: self.access_key_id.clone()?,
+            peer: self.peer,
+            balancer: self.balancer,
+            certificate_subject: self.certificate_subject.clone(),
+            http: self.http(),
+            request_metadata: self.trace.metadata.clone().unwrap_or_default(),
+            is_aws_sample: self.trace.is_aws_sample,
+            token_serial: hsm.token_serial.clone(),
+            is_hedged: hsm.is_hedged,
+            hsm_calls: hsm.attempts,
+            total_us: micros(self.began_at.elapsed()),
+            queue_us: micros(hsm.queue_time),
+            hsm_us: micros(hsm.call_time),
+            request_bytes: self.request_bytes,
+            answer_bytes: match self.end {
+                End::Succeeded { answer_bytes } => answer_bytes,
+                _ => 0,
+            },
+        })
+    }
+
+    const fn http(&self) -> &'static str {
+        if self.is_http2 { "2" } else { "1.1" }
+    }
+
+    /// Whether it has a line in the log: those of strangers are limited.
+    fn has_line(&self) -> bool {
+        let has_line = self.access_key_id.is_some() || self.state.stranger_lines.check().is_ok();
+        if !has_line {
+            self.state.metrics.log_lines_suppressed.inc();
+        }
+        has_line
     }
 
     pub(super) fn fail(&mut self, error: Error) {
         match &error {
             Error::Authentication(fault) => {
-                self.metrics.authentication_failures.with_label_values(&[fault.label()]).inc();
+                self.state.metrics.authentication_failures.with_label_values(&[fault.label()]).inc();
             }
             Error::UnknownKeyVersion(_) => {
                 let store = self.store.as_ref().map_or("none", |store| &store.name);
-                self.metrics.unknown_key_versions.with_label_values(&[store]).inc();
+                self.state.metrics.unknown_key_versions.with_label_values(&[store]).inc();
             }
             _ => {}
         }
@@ -79,7 +168,7 @@ impl Record {
     fn outcome(&self) -> (&'static str, Option<String>) {
         match &self.end {
             End::Abandoned => ("abandoned", None),
-            End::Succeeded => ("ok", None),
+            End::Succeeded { .. } => ("ok", None),
             End::Failed(error) => (error.to_wire().name.as_str(), Some(error.to_string())),
             End::Closed(reason) => ("closed", Some((*reason).to_owned())),
         }
@@ -89,15 +178,35 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let total = self.began_at.elapsed();
-        let (outcome, reason) = self.outcome();
+        let (outcome, _) = self.outcome();
         let operation = self.operation.map_or("none", Operation::name);
         let store = self.store.as_ref().map_or("none", |store| &store.name);
         let error = if outcome == "ok" { "none" } else { outcome };
-        self.metrics.requests.with_label_values(&[operation, store, error]).inc();
+        self.state.metrics.requests.with_label_values(&[operation, store, error]).inc();
         if self.trace.is_aws_sample && outcome == "ok" {
-            self.metrics.aws_sample_decrypts.with_label_values(&[store]).inc();
+            self.state.metrics.aws_sample_decrypts.with_label_values(&[store]).inc();
         }
-        self.metrics.request_seconds.with_label_values(&[operation, store]).observe(total.as_secs_f64());
+        self.state
+            .metrics
+            .request_seconds
+            .with_label_values(&[operation, store])
+            .observe(total.as_secs_f64());
+        if let Some(audit) = self.state.audit.as_ref().filter(|_| !self.is_audited)
+            && let Some(record) = self.to_audit()
+        {
+            audit.push(Box::new(record));
+        }
+        if self.has_line() {
+            self.log(total);
+        }
+    }
+}
+
+impl Record {
+    fn log(&self, total: Duration) {
+        let (outcome, reason) = self.outcome();
+        let operation = self.operation.map_or("none", Operation::name);
+        let store = self.store.as_ref().map_or("none", |store| &store.name);
         let none = RequestMetadata::default();
         let metadata = self.trace.metadata.as_ref().unwrap_or(&none);
         let other =
@@ -132,7 +241,8 @@ impl Drop for Record {
             queue_us = micros(hsm.queue_time),
             hsm_us = micros(hsm.call_time),
             peer = %self.peer,
-            http = if self.is_http2 { "2" } else { "1.1" },
+            balancer = self.balancer.map(tracing::field::display),
+            http = self.http(),
         );
     }
 }

@@ -30,7 +30,12 @@ pub(super) struct Peer {
     pub(super) state: Arc<State>,
     pub(super) activity: Arc<Activity>,
     pub(super) place: Arc<Place>,
+    /// The client's address.
     pub(super) address: SocketAddr,
+    /// The load balancer's, where it is told apart.
+    pub(super) balancer: Option<SocketAddr>,
+    /// Subject of the client's certificate.
+    pub(super) certificate_subject: Option<Arc<str>>,
     pub(super) drain: Drain,
 }
 
@@ -57,8 +62,8 @@ pub(super) struct Begun {
 pub(super) fn begin(peer: &Peer, request: &Request<Incoming>) -> Begun {
     let in_flight = peer.activity.begin_request();
     let is_http2 = request.version() == Version::HTTP_2;
-    let record = (request.uri().path() != PING_PATH)
-        .then(|| Record::begin(&peer.state.metrics, in_flight.first_byte_at, peer.address, is_http2));
+    let record =
+        (request.uri().path() != PING_PATH).then(|| Record::begin(peer, in_flight.first_byte_at, is_http2));
     Begun { in_flight, record }
 }
 
@@ -92,10 +97,7 @@ async fn api(
         body::discard(body, peer.state.timeouts.body, in_flight);
     }
     match end.unwrap_or(Err(BodyEnd::Refused(Error::Panic))) {
-        Ok(body) => {
-            record.succeed();
-            Ok(answer::ok(body))
-        }
+        Ok(body) => Ok(answer::ok(body)),
         Err(BodyEnd::Refused(error)) => {
             let answer = answer::error(&error);
             if matches!(error, Error::Authentication(_)) {
@@ -131,16 +133,28 @@ async fn steps(
     let _count = scopeguard(move || gauge.dec());
     let signature = sigv4::check_head(signed_head(head), &store.credentials, clock::wall_clock())?;
     let body = body::read(body, state.limits.max_body_bytes(), state.timeouts.body).await?;
+    record.request_bytes = body.len();
     record.access_key_id = Some(signature.verify(&body)?.access_key_id);
     drop(strangers_place);
     if peer.activity.authenticated() {
         peer.place.is_no_stranger();
     }
     require_quota(&store, path.operation)?;
+    let is_health = path.operation == Operation::GetHealthStatus;
+    if !is_health && state.audit.as_ref().is_some_and(|audit| audit.is_refusing()) {
+        // No key is used that could not be accounted for.
+        return Err(Error::Audit.into());
+    }
     let deadline = in_flight.deadline(&state.timeouts);
     let mut context =
         Context { store: &store, deadline, limits: state.limits.sizes, trace: &mut record.trace };
-    Ok(perform(&mut context, state, &path, &body).await?)
+    let answer = perform(&mut context, state, &path, &body).await?;
+    record.succeed(answer.len());
+    if !is_health {
+        // Health uses no key, and has to say what is wrong.
+        record.be_written(deadline).await?;
+    }
+    Ok(answer)
 }
 
 /// Path and prefix: 404 for everything that is no path of one of our stores.
@@ -197,7 +211,8 @@ async fn perform(
             answer::encode(&operations::get_key_metadata(context, id, body).await?)
         }
         (Operation::GetHealthStatus, _) => {
-            answer::encode(&operations::get_health_status(context, state.fleet, body)?)
+            let is_refusing = state.audit.as_ref().is_some_and(|audit| audit.is_refusing());
+            answer::encode(&operations::get_health_status(context, state.fleet, is_refusing, body)?)
         }
         (_, None) => Err(Error::UnknownPath),
     }

@@ -3,6 +3,7 @@
 //! One module a subject. `tests/harness` starts what they need.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
+mod audit;
 mod command_line;
 mod connections;
 mod development;

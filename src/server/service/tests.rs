@@ -20,13 +20,14 @@ use xks_spec::request::SizeLimits;
 
 use super::*;
 use crate::admin::Readiness;
+use crate::audit::{Audit, AuditSettings, OnFailure};
 use crate::clock::Deadline;
 use crate::hsm::{Hsm, HsmFuture, KeyAttributes, KeyMaterial, Plaintext, Sealed, TokenHealth};
 use crate::iv_budget::{IvBudget, IvBudgetSettings};
 use crate::keystore::{KeyMap, StoreQuota};
 use crate::metrics::Metrics;
 use crate::operations::Fleet;
-use crate::server::{Connections, Limits, Timeouts};
+use crate::server::{Connections, Limits, Timeouts, stranger_lines};
 use crate::sigv4::{Credential, Credentials};
 
 const ID: &str = "XKSTESTID234567ABCDEFGHIJK";
@@ -67,11 +68,10 @@ impl Hsm for Panics {
     }
 }
 
-fn state() -> State {
+fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
     let number = NonZeroU32::MIN.saturating_add(999);
     let credential =
         Credential::new(AccessKeyId::parse(ID).unwrap(), SecretAccessKey::parse(SECRET).unwrap(), None);
-    let metrics = Arc::new(Metrics::new());
     let in_memory = IvBudgetSettings { dir: None, share: 1 };
     let store = KeyStore {
         iv_counts: IvBudget::open(&in_memory, &metrics).unwrap().of_store(&"a".into()),
@@ -96,7 +96,9 @@ fn state() -> State {
         stores: ArcSwap::from_pointee(KeyStores::new([store])),
         tls: ArcSwap::from_pointee(tls),
         metrics,
-        readiness: Readiness::new(Vec::new(), Vec::new()),
+        audit,
+        stranger_lines: stranger_lines(),
+        readiness: Readiness::new(Vec::new(), Vec::new(), None),
         limits: Limits {
             sizes: SizeLimits { max_plaintext_bytes: 4300, max_aad_bytes: 8192 },
             max_header_bytes: 16_384,
@@ -142,14 +144,26 @@ fn signed() -> Request<Full<Bytes>> {
 }
 
 #[tokio::test]
-async fn a_panic_is_an_answer_like_any_other_and_ends_nothing() {
-    let state = Arc::new(state());
+async fn a_panic_is_an_answer_and_a_record_like_any_other_and_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.log");
+    let metrics = Arc::new(Metrics::new());
+    let settings = AuditSettings {
+        path: path.clone(),
+        on_failure: OnFailure::Continue,
+        is_synced: false,
+        hmac_key: None,
+    };
+    let audit = Arc::new(Audit::open(settings, &metrics).unwrap());
+    let state = Arc::new(state(metrics, Some(Arc::clone(&audit))));
     let place = Connections::new(1, None).admit().await;
     let peer = Arc::new(Peer {
         state: Arc::clone(&state),
         activity: Arc::new(Activity::new(clock::now())),
         place: Arc::new(place),
         address: SocketAddr::from(([127, 0, 0, 1], 1)),
+        balancer: None,
+        certificate_subject: None,
         drain: Drain::channel().1,
     });
     let (near, far) = tokio::io::duplex(65_536);
@@ -175,4 +189,15 @@ async fn a_panic_is_an_answer_like_any_other_and_ends_nothing() {
     let metrics = state.metrics.render();
     let line = r#"xks_requests_total{error="InternalException",operation="GetHealthStatus",store="a"} 2"#;
     assert!(metrics.contains(line), "{metrics}");
+    audit.close();
+    let records = std::fs::read_to_string(&path).unwrap();
+    let records: Vec<serde_json::Value> =
+        records.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let requests: Vec<_> = records.iter().filter(|record| record["type"] == "request").collect();
+    assert_eq!(requests.len(), 2, "{records:?}");
+    for record in requests {
+        assert_eq!((&record["outcome"], &record["accessKeyId"]), (&"InternalException".into(), &ID.into()));
+        assert_eq!(record["requestMetadata"]["kmsRequestId"], "an-id");
+        assert!(!record.to_string().contains("hunter2"), "{record}");
+    }
 }
