@@ -154,6 +154,7 @@ pub async fn run(
         metrics: Arc::clone(&metrics),
         audit: audit.clone(),
         stranger_lines: stranger_lines(),
+        proxy_protocol_from: config.proxy_protocol_from,
         readiness: Arc::clone(&readiness),
         limits: config.limits,
         timeouts: config.timeouts,

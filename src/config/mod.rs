@@ -12,6 +12,7 @@ mod tokens;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use thiserror::Error;
 use toml::de::DeTable;
@@ -50,6 +51,8 @@ pub struct Config {
     pub ping_listen: Option<SocketAddr>,
     /// What is kept of initialization vectors, and where.
     pub iv_budget: IvBudgetSettings,
+    /// Load balancers that send PROXY protocol.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Where authenticated requests are recorded.
     pub audit: Option<AuditSettings>,
     /// What is logged.
@@ -175,6 +178,7 @@ fn read<'d>(
         admin_listen: admin_listen.unwrap_or(DEFAULT_ADMIN_LISTEN),
         ping_listen,
         iv_budget: IvBudgetSettings { dir: state_dir, share: IVS_PER_KEY / instances },
+        proxy_protocol_from: server.proxy_protocol_from,
         audit,
         log_level,
         tokens,

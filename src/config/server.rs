@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use xks_spec::limits::{MAX_FRAMED_AAD_BYTES, MIN_SUPPORTED_AAD_BYTES, MIN_SUPPORTED_PLAINTEXT_BYTES};
 use xks_spec::request::SizeLimits;
@@ -23,6 +24,7 @@ pub(super) struct ServerSettings {
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
     pub(super) fleet: Fleet,
+    pub(super) proxy_protocol_from: Vec<IpNet>,
 }
 
 pub(super) fn read(mut server: Table<'_>, folder: &Path) -> Option<ServerSettings> {
@@ -30,6 +32,7 @@ pub(super) fn read(mut server: Table<'_>, folder: &Path) -> Option<ServerSetting
     let fleet_size = server.take("fleet_size").map_or(Some(1), |value| value.integer(1..=1000));
     let lame_duck_secs = server.take("lame_duck_secs").map_or(Some(30), |value| value.integer(0..=900));
     let drain_secs = server.take("drain_secs").map_or(Some(10), |value| value.integer(1..=300));
+    let proxy_protocol_from = read_networks(&mut server);
     let tls = read_tls(&mut server, folder);
     let limits = read_limits(server.section("limits"));
     let timeouts = read_timeouts(server.section("timeouts"));
@@ -41,7 +44,25 @@ pub(super) fn read(mut server: Table<'_>, folder: &Path) -> Option<ServerSetting
     };
     let size = NonZeroU32::new(u32::try_from(fleet_size?).ok()?)?;
     let (tls, certificates) = tls?;
-    Some(ServerSettings { listen: listen?, tls, certificates, limits, timeouts, fleet: Fleet { size } })
+    Some(ServerSettings {
+        listen: listen?,
+        tls,
+        certificates,
+        limits,
+        timeouts,
+        fleet: Fleet { size },
+        proxy_protocol_from,
+    })
+}
+
+fn read_networks(server: &mut Table<'_>) -> Vec<IpNet> {
+    let Some(networks) = server.take("proxy_protocol_from") else { return Vec::new() };
+    let parse = |text: &str| {
+        // Host bits would make it another network than it seems.
+        let network: Option<IpNet> = text.parse().ok().filter(|network: &IpNet| network.trunc() == *network);
+        network.ok_or("must be a network such as \"10.0.0.0/16\" or \"2001:db8::/32\"")
+    };
+    networks.array().iter().filter_map(|network| network.parsed(parse)).collect()
 }
 
 fn read_tls(server: &mut Table<'_>, folder: &Path) -> Option<(ServerConfig, Vec<CertificateFiles>)> {

@@ -91,6 +91,7 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
     assert_eq!(shown.admin_listen, default.admin_listen);
     assert_eq!(shown.log_level, default.log_level);
     assert_eq!(shown.audit, default.audit);
+    assert_eq!(shown.proxy_protocol_from, default.proxy_protocol_from);
     assert_eq!(format!("{:?}", shown.tokens), format!("{:?}", default.tokens));
     assert_eq!(shown.stores[0].requests_per_second, default.stores[0].requests_per_second);
     assert_eq!(shown.stores[0].burst, default.stores[0].burst);
@@ -120,6 +121,11 @@ fn every_fault_is_reported_with_its_place() {
             "state.iv_budget_instances: must be a whole",
         ),
         ("# dir = \"/var/lib/xks-proxy\"", "dir = \"\"", "state.dir: must not be empty"),
+        (
+            "# proxy_protocol_from = []",
+            "proxy_protocol_from = [\"10.0.0.0/16\", \"10.0.0.1/16\"]",
+            "server.proxy_protocol_from[1]: must be a network such as",
+        ),
         ("path = \"/var/log/xks-proxy/audit.log\"", "", "audit: path is missing"),
         (
             "# on_failure = \"continue\"",

@@ -23,6 +23,7 @@ use super::activity::{Activity, Watched};
 use super::admission::Place;
 use super::answer::Answer;
 use super::listener::Drain;
+use super::proxy_protocol::{self, ClientAddress};
 use super::service::{Close, Peer, answer, begin};
 use crate::clock;
 use crate::tls::ALPN_HTTP2;
@@ -41,21 +42,31 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Serves one accepted connection to its end.
 pub(super) async fn serve(
     state: Arc<State>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     address: SocketAddr,
     place: Place,
     drain: Drain,
 ) {
     let activity = Arc::new(Activity::new(clock::now()));
     let acceptor = TlsAcceptor::from(state.tls.load_full());
-    let handshake = timeout(state.timeouts.handshake, acceptor.accept(stream));
+    let mut client = ClientAddress { client: address, balancer: None };
+    let handshake = timeout(state.timeouts.handshake, async {
+        client = proxy_protocol::client_address(&mut stream, address, &state.proxy_protocol_from).await?;
+        Ok(acceptor.accept(stream).await?)
+    });
     let stream = tokio::select! {
         stream = handshake => stream,
         () = place.evicted() => return closed(&state, "evicted"),
     };
     let stream = match stream {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
+        Ok(Err(HandshakeFault::ProxyProtocol(fault))) => {
+            if state.stranger_lines.check().is_ok() {
+                tracing::warn!(%address, error = %fault, "a connection from proxy_protocol_from has no PROXY header");
+            }
+            return closed(&state, "no_proxy_header");
+        }
+        Ok(Err(HandshakeFault::Tls(error))) => {
             tracing::debug!(%address, %error, "the TLS handshake failed");
             return closed(&state, "handshake_failed");
         }
@@ -63,18 +74,37 @@ pub(super) async fn serve(
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
     activity.established(is_http2);
+    let ClientAddress { client: address, balancer } = client;
     let peer = Peer {
         state: Arc::clone(&state),
         activity,
         place: Arc::new(place),
         address,
-        balancer: None,
+        balancer,
         certificate_subject: None,
         drain,
     };
     let reason = if is_http2 { serve_http2(peer, stream).await } else { serve_http1(peer, stream).await };
     if let Some(reason) = reason {
         closed(&state, reason);
+    }
+}
+
+/// Why a connection never carried a request.
+enum HandshakeFault {
+    ProxyProtocol(proxy_protocol::HeaderFault),
+    Tls(std::io::Error),
+}
+
+impl From<proxy_protocol::HeaderFault> for HandshakeFault {
+    fn from(fault: proxy_protocol::HeaderFault) -> Self {
+        Self::ProxyProtocol(fault)
+    }
+}
+
+impl From<std::io::Error> for HandshakeFault {
+    fn from(error: std::io::Error) -> Self {
+        Self::Tls(error)
     }
 }
 

@@ -7,6 +7,7 @@ mod body;
 mod connection;
 mod listener;
 mod plain;
+mod proxy_protocol;
 mod record;
 mod service;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use governor::DefaultDirectRateLimiter;
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use xks_spec::request::SizeLimits;
@@ -43,6 +45,8 @@ pub struct State {
     pub audit: Option<Arc<Audit>>,
     /// How many lines of the log requests that are not authenticated may have.
     pub stranger_lines: DefaultDirectRateLimiter,
+    /// Load balancers, whose connections all begin with a PROXY protocol header.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// What `/ping` says.
     pub readiness: Arc<Readiness>,
     /// Sizes.

@@ -30,9 +30,9 @@ pub(super) struct Peer {
     pub(super) state: Arc<State>,
     pub(super) activity: Arc<Activity>,
     pub(super) place: Arc<Place>,
-    /// The client's address.
+    /// The client's address, which with PROXY protocol is not that of the connection.
     pub(super) address: SocketAddr,
-    /// The load balancer's, where it is told apart.
+    /// The load balancer's, with PROXY protocol.
     pub(super) balancer: Option<SocketAddr>,
     /// Subject of the client's certificate.
     pub(super) certificate_subject: Option<Arc<str>>,

@@ -3,6 +3,7 @@
 
 mod disconnects;
 mod failures;
+mod proxy_protocol;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

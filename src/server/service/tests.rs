@@ -98,6 +98,7 @@ fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
         metrics,
         audit,
         stranger_lines: stranger_lines(),
+        proxy_protocol_from: Vec::new(),
         readiness: Readiness::new(Vec::new(), Vec::new(), None),
         limits: Limits {
             sizes: SizeLimits { max_plaintext_bytes: 4300, max_aad_bytes: 8192 },
