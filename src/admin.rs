@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -12,26 +14,89 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::audit::Audit;
+use crate::clock;
 use crate::hsm::{Fleet, HealthStatus, Hsm};
 use crate::metrics::Metrics;
 
 /// The path that load balancers poll, on the TLS listener and on the plain one.
 pub const PING_PATH: &str = "/ping";
 
+/// Lines of one kind that a person is shown.
+const MAX_LINES: usize = 20;
+
 /// Whether this proxy should be sent requests.
 pub struct Readiness {
     is_draining: AtomicBool,
-    tokens: Vec<Arc<dyn Hsm>>,
-    fleets: Vec<Arc<Fleet>>,
+    served: ArcSwap<Served>,
+    configuration: ArcSwap<Configuration>,
     audit: Option<Arc<Audit>>,
 }
 
-impl Readiness {
-    /// Ready once a token of `tokens` is, and every store's keys have been looked at once, as long as `audit` refuses
-    /// nothing.
+/// What the configuration that holds has served.
+#[derive(Default)]
+pub struct Served {
+    /// The tokens.
+    pub tokens: Vec<Arc<dyn Hsm>>,
+    /// The stores, by name.
+    pub stores: Vec<(Arc<str>, Arc<Fleet>)>,
+}
+
+/// Which configuration holds, and what became of the last reload.
+#[derive(Clone)]
+pub struct Configuration {
+    /// Number of the configuration, from 1.
+    pub generation: u64,
+    /// When it was loaded.
+    pub loaded_at: Instant,
+    /// When a later one was refused, and why; `None` where the last one was not.
+    pub refusal: Option<(Instant, Vec<String>)>,
+}
+
+impl Configuration {
+    /// The one that the process began with.
     #[must_use]
-    pub fn new(tokens: Vec<Arc<dyn Hsm>>, fleets: Vec<Arc<Fleet>>, audit: Option<Arc<Audit>>) -> Arc<Self> {
-        Arc::new(Self { is_draining: AtomicBool::new(false), tokens, fleets, audit })
+    pub fn first() -> Self {
+        Self { generation: 1, loaded_at: clock::now(), refusal: None }
+    }
+
+    fn describe(&self, text: &mut String) {
+        let secs = self.loaded_at.elapsed().as_secs();
+        text.push_str(&format!("configuration {} loaded {secs} s ago\n", self.generation));
+        let Some((refused_at, reasons)) = &self.refusal else { return };
+        let secs = refused_at.elapsed().as_secs();
+        text.push_str(&format!("a later configuration was refused {secs} s ago\n"));
+        for reason in reasons.iter().take(MAX_LINES) {
+            text.push_str(&format!("  {reason}\n"));
+        }
+    }
+}
+
+impl Readiness {
+    /// Ready once a token is, and every store's keys have been looked at once, as long as `audit` refuses nothing.
+    #[must_use]
+    pub fn new(served: Served, audit: Option<Arc<Audit>>) -> Arc<Self> {
+        Arc::new(Self {
+            is_draining: AtomicBool::new(false),
+            served: ArcSwap::from_pointee(served),
+            configuration: ArcSwap::from_pointee(Configuration::first()),
+            audit,
+        })
+    }
+
+    /// Another configuration has these served from now on.
+    pub fn serve(&self, served: Served) {
+        self.served.store(Arc::new(served));
+    }
+
+    /// Which configuration holds.
+    #[must_use]
+    pub fn configuration(&self) -> Arc<Configuration> {
+        self.configuration.load_full()
+    }
+
+    /// What became of a reload.
+    pub fn note_configuration(&self, configuration: Configuration) {
+        self.configuration.store(Arc::new(configuration));
     }
 
     /// From now on not ready, for good.
@@ -45,10 +110,11 @@ impl Readiness {
     pub fn is_ready(&self) -> bool {
         let can_serve =
             |status: Option<HealthStatus>| status.is_some_and(|status| status > HealthStatus::Unavailable);
+        let served = self.served.load();
         !self.is_draining.load(Ordering::Relaxed)
             && !self.is_refusing()
-            && self.fleets.iter().all(|fleet| fleet.is_prepared() || !fleet.is_connected())
-            && self.tokens.iter().any(|token| token.health().iter().any(|health| can_serve(health.status)))
+            && served.stores.iter().all(|(_, fleet)| fleet.is_prepared() || !fleet.is_connected())
+            && served.tokens.iter().any(|token| token.health().iter().any(|health| can_serve(health.status)))
     }
 
     fn is_refusing(&self) -> bool {
@@ -64,7 +130,8 @@ impl Readiness {
         if self.is_refusing() {
             text.push_str("audit log: cannot be written, and nothing is served without\n");
         }
-        for health in self.tokens.iter().flat_map(|token| token.health()) {
+        let served = self.served.load();
+        for health in served.tokens.iter().flat_map(|token| token.health()) {
             let status = match health.status {
                 None => "not measured yet",
                 Some(HealthStatus::Unavailable) => "unavailable",
@@ -74,6 +141,16 @@ impl Readiness {
             let reason = health.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
             text.push_str(&format!("token {} {status}{reason}\n", health.name));
         }
+        for (store, fleet) in &served.stores {
+            let unresolved = fleet.unresolved();
+            for locator in unresolved.iter().take(MAX_LINES) {
+                text.push_str(&format!("store {store}: no token is known to hold the key with {locator}\n"));
+            }
+            if unresolved.len() > MAX_LINES {
+                text.push_str(&format!("store {store}: and {} more\n", unresolved.len() - MAX_LINES));
+            }
+        }
+        self.configuration.load().describe(&mut text);
         text
     }
 }
@@ -125,6 +202,11 @@ async fn show_metrics(State(state): State<AdminState>) -> impl IntoResponse {
     /// Prometheus's text format.
     const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
     // What is measured only when somebody asks is measured now.
-    state.readiness.tokens.iter().for_each(|token| drop(token.health()));
+    let served = state.readiness.served.load();
+    served.tokens.iter().for_each(|token| drop(token.health()));
+    for (store, fleet) in &served.stores {
+        let count = i64::try_from(fleet.unresolved().len()).unwrap_or(i64::MAX);
+        state.metrics.keys_unresolved.with_label_values(&[store]).set(count);
+    }
     ([(http::header::CONTENT_TYPE, CONTENT_TYPE)], state.metrics.render())
 }

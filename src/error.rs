@@ -141,7 +141,7 @@ impl Error {
             Self::StoreDisabled => {
                 (ErrorName::InvalidStateException, "The key store is disabled in the proxy.")
             }
-            Self::KeyDisabled => {
+            Self::KeyDisabled | Self::Hsm(HsmError::KeyWithdrawn) => {
                 (ErrorName::InvalidStateException, "The external key is disabled in the proxy.")
             }
             Self::KeyVersionDisabled(_) => (
@@ -200,6 +200,7 @@ mod tests {
             HsmError::KeyUnproven,
             HsmError::KeyDiffers,
             HsmError::KeyOfAnotherStore,
+            HsmError::KeyWithdrawn,
             HsmError::BadCiphertext { is_certain: true },
             HsmError::QueueFull,
             HsmError::TooManySearches,

@@ -74,6 +74,19 @@ pub struct Metrics {
     pub audit_head: IntGaugeVec,
     /// Log lines of requests that were not authenticated that were left out since there were too many.
     pub log_lines_suppressed: IntCounter,
+    /// Listed keys that no token of the store is known to hold, by store.
+    pub keys_unresolved: IntGaugeVec,
+    /// When a credential last authenticated a request, in seconds since 1970, by store and access key id: as many as are
+    /// configured. An access key id is no secret.
+    pub credential_last_used: IntGaugeVec,
+    /// Which configuration of this process is served, from 1.
+    pub config_generation: IntGauge,
+    /// When it was loaded, in seconds since 1970.
+    pub config_loaded: IntGauge,
+    /// 1 where a later one was refused.
+    pub config_refused: IntGauge,
+    /// Reloads, by outcome.
+    pub config_reloads: IntCounterVec,
     /// Log lines dropped because the log could not be written as fast as it came.
     pub log_lines_dropped: IntCounter,
 }
@@ -240,12 +253,59 @@ impl Metrics {
                 "xks_log_lines_suppressed_total",
                 "Log lines of requests that were not authenticated, left out since there were too many.",
             ),
+            keys_unresolved: gauges(
+                r,
+                "xks_keys_unresolved",
+                "Listed keys that no token of the store is known to hold.",
+                &["store"],
+            ),
+            credential_last_used: gauges(
+                r,
+                "xks_credential_last_used_timestamp_seconds",
+                "When the credential last authenticated a request, since 1970; 0 for never since the start.",
+                &["store", "access_key_id"],
+            ),
+            config_generation: gauge(
+                r,
+                "xks_config_generation",
+                "Which configuration of this process is served: 1 since the start, one more with each reload.",
+            ),
+            config_loaded: gauge(
+                r,
+                "xks_config_loaded_timestamp_seconds",
+                "When the configuration that is served was loaded, since 1970.",
+            ),
+            config_refused: gauge(
+                r,
+                "xks_config_refused",
+                "1 where the last reload was refused: an older configuration is served than that on disk.",
+            ),
+            config_reloads: counters(
+                r,
+                "xks_config_reloads_total",
+                "Reloads of the configuration.",
+                &["outcome"],
+            ),
             log_lines_dropped: counter(
                 r,
                 "xks_log_lines_dropped_total",
                 "Log lines dropped because the log could not be written as fast as it came.",
             ),
             registry,
+        }
+    }
+
+    /// The configuration has no such token any more: what is shown of its state goes.
+    pub fn forget_token(&self, token: &str) {
+        let of_token = [
+            &self.token_connected,
+            &self.token_health,
+            &self.token_sessions_stalled,
+            &self.token_breaker_open,
+        ];
+        for gauges in of_token {
+            // Fails where there is none, which is as good.
+            let _ = gauges.remove_label_values(&[token]);
         }
     }
 

@@ -49,6 +49,16 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
+    /// The file that the secret is in, if it is in one.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Inline(_) | Self::Environment(_) => None,
+            Self::File(path) => Some(path.clone()),
+            Self::SystemdCredential(name) => systemd_credential(name),
+        }
+    }
+
     /// Reads the secret as it is now.
     ///
     /// # Errors
@@ -59,12 +69,16 @@ impl SecretSource {
             Self::File(path) => read_file(path.clone()),
             Self::Environment(name) => read_environment(name),
             Self::SystemdCredential(name) => {
-                let directory = environment_variable(SYSTEMD_CREDENTIALS_VARIABLE)
+                let file = systemd_credential(name)
                     .ok_or_else(|| SecretFault::NoCredentialsDirectory(name.clone()))?;
-                read_file(PathBuf::from(directory).join(name))
+                read_file(file)
             }
         }
     }
+}
+
+fn systemd_credential(name: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(environment_variable(SYSTEMD_CREDENTIALS_VARIABLE)?).join(name))
 }
 
 fn read_file(path: PathBuf) -> Result<Secret, SecretFault> {

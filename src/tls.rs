@@ -8,6 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 /// ALPN names, the preferred first.
@@ -22,6 +23,27 @@ pub struct CertificateFiles {
     pub chain_file: PathBuf,
     /// The private key: PKCS#8, PKCS#1 or SEC1.
     pub key_file: PathBuf,
+}
+
+/// By what one TLS configuration is told from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsIdentity {
+    /// Of what the listener presents: the certificate chains as they are in their files.
+    pub certificates: [u8; 32],
+    /// Of what decides which clients are admitted. Where it changes, connections that were admitted before are drained.
+    pub trust: [u8; 32],
+}
+
+impl TlsIdentity {
+    /// Reads the chain files. One that cannot be read has no certificates, as building the configuration has told.
+    #[must_use]
+    pub fn of(certificates: &[CertificateFiles]) -> Self {
+        let mut digest = Sha256::new();
+        for files in certificates {
+            digest.update(Sha256::digest(std::fs::read(&files.chain_file).unwrap_or_default()));
+        }
+        Self { certificates: digest.finalize().into(), trust: [0; 32] }
+    }
 }
 
 /// Builds the listener's configuration. Nothing is shared with an earlier one, tickets included, so that a client that

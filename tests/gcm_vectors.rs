@@ -143,7 +143,7 @@ async fn assert_all_are_judged_rightly(cases: &[Case]) {
     for case in cases {
         let sealed = Sealed { iv: case.iv.clone(), ciphertext_and_tag: case.ciphertext_and_tag.clone() };
         let aad = case.aad.clone().into();
-        let decrypted = token.decrypt(&key(case), Arc::new(sealed), aad, deadline()).await.result;
+        let decrypted = token.decrypt(&key(case), Arc::new(sealed), aad, deadline().into()).await.result;
         let decrypted = decrypted.map(|plaintext| plaintext.to_vec());
         match (&case.plaintext, decrypted) {
             (Some(expected), Ok(decrypted)) => assert_eq!(decrypted, *expected, "{}", case.name),
@@ -164,7 +164,7 @@ async fn assert_all_are_encrypted_rightly(cases: &[Case]) {
     for case in cases {
         let Some(plaintext) = &case.plaintext else { continue };
         let shared = Arc::new(plaintext.clone().into());
-        let sealed = token.encrypt(&key(case), shared, case.aad.clone().into(), deadline()).await;
+        let sealed = token.encrypt(&key(case), shared, case.aad.clone().into(), deadline().into()).await;
         let sealed = sealed.result.unwrap_or_else(|error| panic!("{}: {error}", case.name));
         assert_eq!(sealed.ciphertext_and_tag.len(), plaintext.len() + TAG_BYTES, "{}", case.name);
         let iv = Nonce::try_from(sealed.iv.as_slice()).unwrap();

@@ -9,18 +9,21 @@ use std::process::Command;
 
 use crate::hsm::TokenSettings;
 
+/// Whether the environment is as the tokens want it.
+pub(super) fn is_there(tokens: &[TokenSettings]) -> bool {
+    let mut wanted = tokens.iter().flat_map(|token| &token.environment);
+    wanted.all(|(name, value)| std::env::var_os(name).as_deref() == Some(OsStr::new(value.as_str())))
+}
+
 /// Returns if the environment is as the tokens want it; otherwise starts the process anew in the right one.
 ///
 /// # Errors
 /// When the process cannot be started anew.
 pub(super) fn ensure(tokens: &[TokenSettings]) -> Result<(), std::io::Error> {
-    let wanted: Vec<_> = tokens.iter().flat_map(|token| &token.environment).collect();
-    let is_set = |(name, value): &(&String, &String)| {
-        std::env::var_os(name).as_deref() == Some(OsStr::new(value.as_str()))
-    };
-    if wanted.iter().all(is_set) {
+    if is_there(tokens) {
         return Ok(());
     }
+    let wanted = tokens.iter().flat_map(|token| &token.environment);
     let mut arguments = std::env::args_os();
     let _program = arguments.next();
     Err(Command::new(std::env::current_exe()?).args(arguments).envs(wanted).exec())

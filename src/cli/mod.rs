@@ -47,6 +47,9 @@ enum Command {
     /// Logs go to standard output, one JSON object a line, one line a request. SIGTERM makes the proxy not ready at once
     /// (/readyz and /ping say 503), serves on for lame_duck_secs, drains, and exits with 0.
     ///
+    /// SIGHUP loads the configuration anew, and so does a change of its files. One that is at fault changes nothing. SIGUSR1
+    /// is SIGHUP where keys that can be used now may be lost.
+    ///
     /// Where a token comes back only after its PKCS#11 module is finalised, and a call that never returns is inside the module,
     /// it does the same by itself and exits with 75: have the supervisor start it again (systemd: Restart=on-failure). Other
     /// exit codes: 1 if it cannot serve, 2 if the command line or the configuration is wrong.

@@ -3,9 +3,12 @@
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
 
-use super::{EXIT_FAILED, EXIT_OK, EXIT_RESTART, ServeArgs, complain, load_config};
-use crate::app::{self, Ended};
+use super::{EXIT_FAILED, EXIT_OK, EXIT_RESTART, ServeArgs, complain, environment, load_config};
+use crate::app::{self, Ended, Surroundings};
 use crate::config::LogLevel;
 use crate::hsm::ForceLogin;
 
@@ -19,7 +22,7 @@ pub(super) fn run(args: &ServeArgs) -> u8 {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let (log, dropped_lines) = start_log(config.log_level);
+    let (log, set_log_level, dropped_lines) = start_log(config.log_level);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -27,7 +30,12 @@ pub(super) fn run(args: &ServeArgs) -> u8 {
             return EXIT_FAILED;
         }
     };
-    let ended = runtime.block_on(app::run(config, dropped_lines));
+    let surroundings = Surroundings {
+        path: args.config.config.clone(),
+        set_log_level: Box::new(set_log_level),
+        has_environment: environment::is_there,
+    };
+    let ended = runtime.block_on(app::run(config, surroundings, dropped_lines));
     runtime.shutdown_background();
     // Flushes what is waiting.
     drop(log);
@@ -43,29 +51,39 @@ pub(super) fn run(args: &ServeArgs) -> u8 {
     }
 }
 
-/// JSON to standard output by a thread of its own. The guard flushes; the function counts dropped lines.
-fn start_log(level: LogLevel) -> (WorkerGuard, impl Fn() -> usize + Send + 'static) {
+/// JSON to standard output by a thread of its own. The guard flushes; the first function changes the level, the second one
+/// counts dropped lines.
+fn start_log(
+    level: LogLevel,
+) -> (WorkerGuard, impl Fn(LogLevel) + Send + Sync + 'static, impl Fn() -> usize + Send + 'static) {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(MAX_WAITING_LINES)
         .thread_name("log")
         .finish(std::io::stdout());
     let counter = writer.error_counter();
-    let level = match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    tracing_subscriber::fmt()
+    let (level, handle) = reload::Layer::new(filter(level));
+    let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .with_current_span(false)
         .with_span_list(false)
         .with_span_events(FmtSpan::NONE)
-        .with_max_level(level)
-        .with_writer(writer)
-        .init();
-    (guard, move || counter.dropped_lines())
+        .with_writer(writer);
+    tracing_subscriber::registry().with(level).with(lines).init();
+    let set_level = move |level| {
+        // Fails only once the subscriber is gone, and nothing is logged any more.
+        let _ = handle.reload(filter(level));
+    };
+    (guard, set_level, move || counter.dropped_lines())
+}
+
+const fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
 }

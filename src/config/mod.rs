@@ -9,8 +9,10 @@ mod server;
 mod stores;
 mod tokens;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
@@ -28,7 +30,7 @@ use crate::iv_budget::{IVS_PER_KEY, IvBudgetSettings};
 use crate::operations::Fleet;
 use crate::secret::{Secret, SecretSource};
 use crate::server::{Limits, Timeouts};
-use crate::tls::CertificateFiles;
+use crate::tls::{CertificateFiles, TlsIdentity};
 
 /// Everything that a proxy is told.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct Config {
     pub tls: ServerConfig,
     /// Where the certificates in `tls` came from.
     pub certificates: Vec<CertificateFiles>,
+    /// By what `tls` is told from that of another configuration.
+    pub tls_identity: TlsIdentity,
     /// Sizes.
     pub limits: Limits,
     /// Times.
@@ -57,6 +61,10 @@ pub struct Config {
     pub audit: Option<AuditSettings>,
     /// What is logged.
     pub log_level: LogLevel,
+    /// Every file that was read for it, where it was loaded from a file: with another content it would be another.
+    pub files: BTreeSet<PathBuf>,
+    /// How often the configuration's files are looked at for changes; `None` for never.
+    pub watch_interval: Option<Duration>,
     /// The tokens.
     pub tokens: Vec<TokenSettings>,
     /// The key stores.
@@ -118,13 +126,29 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every fault.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_with_files(path).0
+    }
+
+    /// The same, and every file that was read for it, this one included: what must change before the result can.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault.
+    pub fn load_with_files(path: &Path) -> (Result<Self, ConfigError>, BTreeSet<PathBuf>) {
+        let mut files = BTreeSet::from([path.to_owned()]);
+        let loaded = Self::load_noting(path, &mut files);
+        (loaded.map(|config| Self { files: files.clone(), ..config }), files)
+    }
+
+    fn load_noting(path: &Path, files: &mut BTreeSet<PathBuf>) -> Result<Self, ConfigError> {
         let source = std::fs::read_to_string(path).map(Zeroizing::new);
         let source = source
             .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), reason: error.kind() })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         // The parts that refer to each other by relative paths must not depend on the working directory.
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-        Self::parse(&source, &folder).map_err(|faults| ConfigError::Faulty { path: path.to_owned(), faults })
+        let (config, named) = Self::parse_with_files(&source, &folder);
+        files.extend(named);
+        config.map_err(|faults| ConfigError::Faulty { path: path.to_owned(), faults })
     }
 
     /// Reads a document; relative paths in it are relative to `folder`.
@@ -132,6 +156,10 @@ impl Config {
     /// # Errors
     /// Every fault.
     pub fn parse(source: &str, folder: &Path) -> Result<Self, Vec<Fault>> {
+        Self::parse_with_files(source, folder).0
+    }
+
+    fn parse_with_files(source: &str, folder: &Path) -> (Result<Self, Vec<Fault>>, BTreeSet<PathBuf>) {
         let (document, syntax_errors) = DeTable::parse_recoverable(source);
         let faults = Faults::new(source);
         for error in &syntax_errors {
@@ -140,10 +168,10 @@ impl Config {
             faults.note(offset, "", "this is not TOML, or a key is given twice");
         }
         let config = if syntax_errors.is_empty() { read(&document, folder, &faults) } else { None };
-        let faults = faults.into_sorted();
+        let (files, faults) = (faults.files(), faults.into_sorted());
         match config {
-            Some(config) if faults.is_empty() => Ok(config),
-            _ => Err(faults),
+            Some(config) if faults.is_empty() => (Ok(config), files),
+            _ => (Err(faults), files),
         }
     }
 }
@@ -162,6 +190,7 @@ fn read<'d>(
     let audit = root.take("audit").and_then(|value| value.table());
     let audit = audit.and_then(|audit| audit::read(audit, folder));
     let log_level = read_log(root.section("log"));
+    let watch_interval = read_reload(root.section("reload"));
     let tokens = tokens::read(&mut root, folder, state.0.as_deref());
     let stores = stores::read(&mut root, folder, &tokens);
     root.finish();
@@ -172,6 +201,7 @@ fn read<'d>(
         listen: server.listen,
         tls: server.tls,
         certificates: server.certificates,
+        tls_identity: server.tls_identity,
         limits: server.limits,
         timeouts: server.timeouts,
         fleet: server.fleet,
@@ -181,6 +211,8 @@ fn read<'d>(
         proxy_protocol_from: server.proxy_protocol_from,
         audit,
         log_level,
+        files: BTreeSet::new(),
+        watch_interval,
         tokens,
         stores,
     })
@@ -217,6 +249,13 @@ fn read_log(mut section: Section<'_>) -> LogLevel {
     level.unwrap_or(LogLevel::Info)
 }
 
+fn read_reload(mut section: Section<'_>) -> Option<Duration> {
+    let is_watched = section.take("watch").is_none_or(|value| value.boolean() != Some(false));
+    let interval = section.millis("watch_interval_ms", 100..=60_000, 1_000);
+    section.finish();
+    is_watched.then_some(interval)
+}
+
 /// A secret: a string, or a table that says where it is. It is read at once, to report what is wrong with it.
 fn read_secret(value: &Value<'_>, folder: &Path) -> Option<(SecretSource, Secret)> {
     let source = if value.is_string() {
@@ -238,10 +277,11 @@ fn read_secret(value: &Value<'_>, folder: &Path) -> Option<(SecretSource, Secret
             }
         }
     };
+    source.file().into_iter().for_each(|path| value.note_file(path));
     match source.read() {
         Ok(secret) => Some((source, secret)),
         Err(fault) => {
-            value.fault(fault.to_string());
+            value.passing_fault(fault.to_string());
             None
         }
     }

@@ -5,6 +5,7 @@
 //! carries text of the document.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
@@ -25,6 +26,8 @@ pub struct Fault {
     pub path: String,
     /// What is wrong and what to do.
     pub problem: String,
+    /// It may be over in a moment: somebody may be replacing the files that this names one after the other.
+    pub may_pass: bool,
 }
 
 impl fmt::Display for Fault {
@@ -37,15 +40,16 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The faults found so far.
+/// The faults found so far, and the files that the document names and that were read.
 pub(super) struct Faults<'d> {
     source: &'d str,
     found: RefCell<Vec<Fault>>,
+    files: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl<'d> Faults<'d> {
     pub(super) const fn new(source: &'d str) -> Self {
-        Self { source, found: RefCell::new(Vec::new()) }
+        Self { source, found: RefCell::new(Vec::new()), files: RefCell::new(BTreeSet::new()) }
     }
 
     pub(super) fn note(&self, offset: usize, path: &str, problem: impl Into<String>) {
@@ -56,8 +60,18 @@ impl<'d> Faults<'d> {
             column: before[line_start..].chars().count() + 1,
             path: path.to_owned(),
             problem: problem.into(),
+            may_pass: false,
         };
         self.found.borrow_mut().push(fault);
+    }
+
+    pub(super) fn note_file(&self, path: PathBuf) {
+        self.files.borrow_mut().insert(path);
+    }
+
+    /// The files noted so far.
+    pub(super) fn files(&self) -> BTreeSet<PathBuf> {
+        self.files.borrow().clone()
     }
 
     pub(super) fn into_sorted(self) -> Vec<Fault> {
@@ -189,6 +203,12 @@ impl<'d> Value<'d> {
         self.faults.note(self.span().start, &self.path, problem);
     }
 
+    /// A fault that may be over in a moment.
+    pub(super) fn passing_fault(&self, problem: impl Into<String>) {
+        self.fault(problem);
+        self.faults.found.borrow_mut().last_mut().into_iter().for_each(|fault| fault.may_pass = true);
+    }
+
     fn span(&self) -> Range<usize> {
         self.value.span()
     }
@@ -256,6 +276,16 @@ impl<'d> Value<'d> {
     /// A path, relative to `folder` unless it is absolute.
     pub(super) fn path_in(&self, folder: &Path) -> Option<PathBuf> {
         self.text().map(|text| folder.join(text))
+    }
+
+    /// The same of a file that is read now: when it changes, so does the configuration.
+    pub(super) fn file_in(&self, folder: &Path) -> Option<PathBuf> {
+        self.path_in(folder).inspect(|path| self.faults.note_file(path.clone()))
+    }
+
+    /// Reads of another file than any that the document names.
+    pub(super) fn note_file(&self, path: PathBuf) {
+        self.faults.note_file(path);
     }
 
     pub(super) fn table(&self) -> Option<Table<'d>> {

@@ -12,7 +12,7 @@ use xks_spec::request::SizeLimits;
 use super::reader::{Section, Table};
 use crate::operations::Fleet;
 use crate::server::{Limits, Timeouts};
-use crate::tls::{CertificateFiles, server_config};
+use crate::tls::{CertificateFiles, TlsIdentity, server_config};
 
 /// Longest plaintext that can be configured.
 const MAX_PLAINTEXT_BYTES: u64 = 64 * 1024;
@@ -21,6 +21,7 @@ pub(super) struct ServerSettings {
     pub(super) listen: SocketAddr,
     pub(super) tls: ServerConfig,
     pub(super) certificates: Vec<CertificateFiles>,
+    pub(super) tls_identity: TlsIdentity,
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
     pub(super) fleet: Fleet,
@@ -44,10 +45,12 @@ pub(super) fn read(mut server: Table<'_>, folder: &Path) -> Option<ServerSetting
     };
     let size = NonZeroU32::new(u32::try_from(fleet_size?).ok()?)?;
     let (tls, certificates) = tls?;
+    let tls_identity = TlsIdentity::of(&certificates);
     Some(ServerSettings {
         listen: listen?,
         tls,
         certificates,
+        tls_identity,
         limits,
         timeouts,
         fleet: Fleet { size },
@@ -70,8 +73,8 @@ fn read_tls(server: &mut Table<'_>, folder: &Path) -> Option<(ServerConfig, Vec<
     let mut files = Vec::new();
     let mut is_whole = true;
     for mut table in certificates.array().iter().filter_map(super::Value::table) {
-        let chain_file = table.require("chain_file").and_then(|value| value.path_in(folder));
-        let key_file = table.require("key_file").and_then(|value| value.path_in(folder));
+        let chain_file = table.require("chain_file").and_then(|value| value.file_in(folder));
+        let key_file = table.require("key_file").and_then(|value| value.file_in(folder));
         table.finish();
         match (chain_file, key_file) {
             (Some(chain_file), Some(key_file)) => files.push(CertificateFiles { chain_file, key_file }),
@@ -85,7 +88,7 @@ fn read_tls(server: &mut Table<'_>, folder: &Path) -> Option<(ServerConfig, Vec<
         Ok(config) => Some((config, files)),
         Err(faults) => {
             for fault in faults {
-                certificates.fault(fault.to_string());
+                certificates.passing_fault(fault.to_string());
             }
             None
         }
@@ -123,6 +126,7 @@ fn read_timeouts(mut timeouts: Section<'_>) -> Timeouts {
         header: timeouts.millis("header_ms", 100..=60_000, 5_000),
         body: timeouts.millis("body_ms", 100..=60_000, 5_000),
         idle: timeouts.millis("idle_ms", 100..=3_600_000, 120_000),
+        max_age: timeouts.secs("max_age_secs", 1..=86_400, 900),
         request: timeouts.millis("answer_ms", 10..=60_000, 200),
         first_request_answer: timeouts.millis("first_answer_ms", 10..=60_000, 145),
         lame_duck: std::time::Duration::ZERO,

@@ -377,3 +377,35 @@ fn a_check_value_of_two_versions_is_refused() {
     let faults = parse(&twice).map(|_| ()).unwrap_err();
     assert!(faults[0].contains("another version has this check_value"), "{faults:#?}");
 }
+
+#[test]
+fn every_file_that_is_read_is_known() {
+    let folder = folder();
+    std::fs::write(folder.path().join("xks-proxy.toml"), EXAMPLE).unwrap();
+    let (config, files) = Config::load_with_files(&folder.path().join("xks-proxy.toml"));
+    let config = config.unwrap();
+    assert_eq!(config.files, files);
+    let names: Vec<_> = files.iter().map(|file| file.strip_prefix(folder.path()).unwrap()).collect();
+    let expected = [
+        "payments.secret",
+        "pin",
+        "tenants.secret",
+        "tls/server-ecdsa.key",
+        "tls/server-ecdsa.pem",
+        "tls/server-rsa.key",
+        "tls/server-rsa.pem",
+        "xks-proxy.toml",
+    ];
+    assert_eq!(names, expected.map(Path::new));
+}
+
+#[test]
+fn the_files_of_a_faulty_configuration_are_known_too_and_their_faults_may_pass() {
+    let folder = folder();
+    std::fs::write(folder.path().join("xks-proxy.toml"), EXAMPLE).unwrap();
+    std::fs::remove_file(folder.path().join("pin")).unwrap();
+    let (config, files) = Config::load_with_files(&folder.path().join("xks-proxy.toml"));
+    let Err(ConfigError::Faulty { faults, .. }) = config else { panic!("it is not faulty") };
+    assert!(faults.iter().all(|fault| fault.may_pass), "{faults:?}");
+    assert!(files.contains(&folder.path().join("pin")));
+}

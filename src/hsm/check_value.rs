@@ -40,7 +40,7 @@ impl CheckValue {
     /// [`HsmError`] where the token cannot.
     pub async fn make(hsm: &dyn Hsm, key: &KeyMaterial, deadline: Deadline) -> Result<Self, HsmError> {
         let plaintext = Arc::new(Zeroizing::new(PLAINTEXT.to_vec()));
-        hsm.encrypt(key, plaintext, AAD.into(), deadline).await.result.map(Self)
+        hsm.encrypt(key, plaintext, AAD.into(), deadline.into()).await.result.map(Self)
     }
 
     /// Whether this was made by the very key that the token has now.
@@ -53,7 +53,7 @@ impl CheckValue {
         key: &KeyMaterial,
         deadline: Deadline,
     ) -> Result<bool, HsmError> {
-        match hsm.decrypt(key, Arc::new(self.0.clone()), AAD.into(), deadline).await.result {
+        match hsm.decrypt(key, Arc::new(self.0.clone()), AAD.into(), deadline.into()).await.result {
             Ok(plaintext) => Ok(**plaintext == PLAINTEXT),
             Err(HsmError::BadCiphertext { .. }) => Ok(false),
             Err(error) => Err(error),

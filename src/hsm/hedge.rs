@@ -29,6 +29,11 @@ impl Hedging {
         Self { settings, credit: AtomicU32::new(REQUESTS_PER_HEDGE) }
     }
 
+    /// Whether these are the settings.
+    pub(super) fn is_by(&self, settings: HedgeSettings) -> bool {
+        self.settings == settings
+    }
+
     /// A request has come: when to look for a second token.
     pub(super) fn begin(&self, deadline: Deadline) -> Instant {
         let saved = self.credit.load(Ordering::Relaxed);

@@ -50,7 +50,7 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
     loop {
         recovery.begin(modules.loaded(&shared.settings.module));
         shared.probe.enter(term);
-        let connected = connect(&shared.settings, modules, shared.next_epoch());
+        let connected = connect(&shared.login_settings(), modules, shared.next_epoch());
         if !shared.probe.is_current(term) {
             return;
         }

@@ -1,8 +1,8 @@
 //! The index of a token's secret keys: label and id to object handle, so that no request searches the token.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -11,7 +11,8 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::Session;
 
 use super::connection::Epoch;
-use super::{HsmError, KeyAttributes, KeyKind, KeyLocator, KeyUsages};
+use super::standing::{Judgement, Owner, Standing, StoreId};
+use super::{HsmError, KeyAttributes, KeyKind, KeyLocator, KeyMaterial, KeyUsages};
 use crate::clock;
 
 /// A key of the token, as long as its epoch lasts.
@@ -23,36 +24,10 @@ pub(super) struct KeyEntry {
     is_being_read: AtomicBool,
     label: Option<Box<str>>,
     id: Option<Box<[u8]>>,
-    standing: AtomicU8,
+    judgement: ArcSwap<Judgement>,
     /// The token no longer knows the handle.
     is_gone: AtomicBool,
-    /// The store that may use the key: the first that did.
-    owner: OnceLock<StoreId>,
-}
-
-/// One of the stores: no two may use one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StoreId(pub(super) u32);
-
-/// Whether a key is known to be the one meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Standing {
-    /// Nobody has looked yet.
-    Unproven,
-    /// It is.
-    Proven,
-    /// It cannot be shown, since the key may not both encrypt and decrypt: KMS makes no key from such a one.
-    Unprovable,
-    /// It is another key.
-    Refused,
-}
-
-impl Standing {
-    /// Whether the key may be used.
-    pub(super) const fn serves(self) -> bool {
-        matches!(self, Self::Proven | Self::Unprovable)
-    }
+    owner: Owner,
 }
 
 struct ReadAttributes {
@@ -71,26 +46,24 @@ impl KeyEntry {
             is_being_read: AtomicBool::new(false),
             label: object.label.clone(),
             id: object.id.clone(),
-            standing: AtomicU8::new(Standing::Unproven as u8),
+            judgement: ArcSwap::default(),
             is_gone: AtomicBool::new(false),
-            owner: OnceLock::new(),
+            owner: Owner::default(),
         }
     }
 
-    /// Whether the key is the store's, which it is from the first time that any asks for it.
+    /// Whether the store may use the key.
     pub(super) fn is_of(&self, store: StoreId) -> bool {
-        *self.owner.get_or_init(|| store) == store
+        self.owner.admits(store)
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        const ALL: [Standing; 4] =
-            [Standing::Unproven, Standing::Proven, Standing::Unprovable, Standing::Refused];
-        let value = self.standing.load(Ordering::Acquire);
-        ALL.into_iter().find(|standing| *standing as u8 == value).unwrap_or(Standing::Unproven)
+    /// Whether the key is known to be the one that the store means.
+    pub(super) fn standing(&self, store: StoreId, key: &KeyMaterial) -> Standing {
+        self.judgement.load().standing(store, key)
     }
 
-    pub(super) fn set_standing(&self, standing: Standing) {
-        self.standing.store(standing as u8, Ordering::Release);
+    pub(super) fn set_standing(&self, store: StoreId, key: &KeyMaterial, standing: Standing) {
+        self.judgement.store(Arc::new(Judgement::new(store, key, standing)));
     }
 
     /// Aged attributes that somebody is reading anew already: good enough for everybody else meanwhile.
@@ -217,6 +190,15 @@ impl KeyIndex {
     /// How many locators answer.
     pub(super) fn len(&self) -> usize {
         self.found.load().len()
+    }
+
+    /// The labels among the locators that answer.
+    pub(super) fn labels(&self) -> Vec<Box<str>> {
+        let label = |locator: &KeyLocator| match locator {
+            KeyLocator::Label(label) => Some(label.clone()),
+            KeyLocator::Id(_) => None,
+        };
+        self.found.load().keys().filter_map(label).collect()
     }
 
     pub(super) fn clear(&self) {

@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::gcm::Failure;
 use super::keys::{self, IvGuard, KeyEntry};
 use super::module::OpenSession;
-use super::{HsmError, KeyAttributes, Plaintext, Sealed};
+use super::{HsmError, KeyAttributes, Permit, Plaintext, Sealed};
 use crate::clock;
 use crate::metrics::TokenMetrics;
 
@@ -41,6 +41,17 @@ pub(super) fn decrypting(
     aad: Arc<[u8]>,
 ) -> impl Fn(&mut Lane, &KeyEntry) -> Result<Plaintext, HsmError> + Clone {
     move |lane, key| lane.decrypt(key, &sealed, &aad).map(Arc::new)
+}
+
+/// Work that is done only where it is still permitted when its turn comes.
+pub(super) fn permitted<T>(
+    permit: Option<Permit>,
+    work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone,
+) -> impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone {
+    move |lane, key| match &permit {
+        Some(is_permitted) if !is_permitted() => Err(HsmError::KeyWithdrawn),
+        _ => work(lane, key),
+    }
 }
 
 /// A session with its connection. Lives on one thread.

@@ -25,6 +25,7 @@ mod recovery;
 mod searches;
 mod settings;
 mod shared;
+mod standing;
 mod threads;
 mod token;
 mod workers;
@@ -41,7 +42,7 @@ use crate::clock::Deadline;
 
 pub use check_value::{CheckValue, CheckValueFault};
 pub use connection::{ConnectionFault, TokenSelector};
-pub use fleet::Fleet;
+pub use fleet::{Fleet, FleetSettings, Generation, Resolution};
 pub use hedge::HedgeSettings;
 pub use iv::IvSource;
 pub use manage::{KeyManager, ManageFault, ManagedKey};
@@ -68,7 +69,7 @@ pub trait Hsm: Send + Sync {
         key: &'a KeyMaterial,
         plaintext: Plaintext,
         aad: Arc<[u8]>,
-        deadline: Deadline,
+        terms: Terms,
     ) -> HsmFuture<'a, Sealed>;
 
     /// Decrypts. [`HsmError::BadCiphertext`] is a proven verdict on the ciphertext, never a fault of the token; it says
@@ -78,7 +79,7 @@ pub trait Hsm: Send + Sync {
         key: &'a KeyMaterial,
         sealed: Arc<Sealed>,
         aad: Arc<[u8]>,
-        deadline: Deadline,
+        terms: Terms,
     ) -> HsmFuture<'a, Plaintext>;
 
     /// What a key is and may do, at most as old as the token's settings say.
@@ -87,6 +88,25 @@ pub trait Hsm: Send + Sync {
 
     /// The health of each token as last measured; waits for nothing.
     fn health(&self) -> Vec<TokenHealth>;
+}
+
+/// Until when a key is used for a request, and on what condition.
+#[derive(Clone)]
+pub struct Terms {
+    /// The answer is due.
+    pub deadline: Deadline,
+    /// Asked when the job's turn comes: the key may have been disabled while the job was queued.
+    pub permit: Option<Permit>,
+}
+
+/// Whether a key may still be used.
+pub type Permit = Arc<dyn Fn() -> bool + Send + Sync>;
+
+impl From<Deadline> for Terms {
+    /// Without a condition.
+    fn from(deadline: Deadline) -> Self {
+        Self { deadline, permit: None }
+    }
 }
 
 /// A plaintext that several holders share and the last one wipes.
@@ -305,6 +325,9 @@ pub enum HsmError {
         /// The return code.
         code: Box<str>,
     },
+    /// The key was disabled, or removed, while the job waited for its turn.
+    #[error("the key was disabled while the request was queued")]
+    KeyWithdrawn,
     /// The tag does not fit ciphertext, IV and AAD.
     #[error("the authentication tag does not match")]
     BadCiphertext {

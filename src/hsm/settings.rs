@@ -76,3 +76,42 @@ pub struct TokenSettings {
     /// How long a key that was searched and not found is not searched again.
     pub miss_memory: Duration,
 }
+
+impl TokenSettings {
+    /// Whether the other settings can be had without starting the token anew: at most the place of the PIN is another.
+    #[must_use]
+    pub fn is_same_but_for_pin(&self, other: &Self) -> bool {
+        let profile = |settings: &Self| settings.profile.map(|profile| profile.name);
+        let Self {
+            name,
+            module,
+            environment,
+            selector,
+            user_type,
+            pin,
+            state_dir,
+            force_login: _,
+            sessions,
+            queue_depth,
+            profile: _,
+            iv_source,
+            health_key_label,
+            probe_interval,
+            probe_max_age,
+            attributes_max_age,
+            reindex_interval,
+            stall_after,
+            miss_memory,
+        } = self;
+        (name, module, environment, selector)
+            == (&other.name, &other.module, &other.environment, &other.selector)
+            && (user_type, pin.is_some()) == (&other.user_type, other.pin.is_some())
+            && (sessions, queue_depth) == (&other.sessions, &other.queue_depth)
+            && (profile(self), iv_source) == (profile(other), &other.iv_source)
+            && (health_key_label, probe_interval) == (&other.health_key_label, &other.probe_interval)
+            && (probe_max_age, attributes_max_age) == (&other.probe_max_age, &other.attributes_max_age)
+            && (reindex_interval, stall_after) == (&other.reindex_interval, &other.stall_after)
+            && *miss_memory == other.miss_memory
+            && *state_dir == other.state_dir
+    }
+}

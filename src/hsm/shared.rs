@@ -16,10 +16,14 @@ use super::settings::TokenSettings;
 use super::workers::{Board, Task};
 use super::{HsmError, TokenIdentity};
 use crate::metrics::TokenMetrics;
+use crate::secret::SecretSource;
 
 /// What the asking side, the workers and the keeper of a token share.
 pub(super) struct Shared {
+    /// As the token was started; the PIN is in `pin`.
     pub(super) settings: TokenSettings,
+    /// Where the PIN is; another configuration may say another place.
+    pub(super) pin: ArcSwap<Option<SecretSource>>,
     pub(super) metrics: TokenMetrics,
     pub(super) connection: ArcSwapOption<Connection>,
     pub(super) keys: KeyIndex,
@@ -62,8 +66,14 @@ impl Shared {
             lost_epoch: AtomicU64::new(0),
             ivs: Arc::default(),
             searches: Searches::new(settings.miss_memory),
+            pin: ArcSwap::from_pointee(settings.pin.clone()),
             settings,
         }
+    }
+
+    /// The settings for the next login.
+    pub(super) fn login_settings(&self) -> TokenSettings {
+        TokenSettings { pin: Option::clone(&self.pin.load()), ..self.settings.clone() }
     }
 
     /// A connection has been made: requests go to it from now on.

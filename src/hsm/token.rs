@@ -8,36 +8,38 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use super::keeper::Message;
-use super::keys::{KeyEntry, Standing, StoreId};
+use super::keys::KeyEntry;
 use super::lane::{self, Lane};
 use super::module::Modules;
 use super::settings::TokenSettings;
 use super::shared::Shared;
+use super::standing::{Standing, StoreId};
 use super::threads::Threads;
 use super::workers::{Job, Task};
 use super::{
     CallReport, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, KeyMaterial, Outcome,
-    Plaintext, Sealed, TokenHealth,
+    Plaintext, Sealed, Terms, TokenHealth,
 };
 use crate::clock::{self, Deadline};
 use crate::metrics::TokenMetrics;
+use crate::secret::SecretSource;
 
 /// Searches that may wait for the keeper.
 const MAX_WAITING_SEARCHES: usize = 32;
 
 /// Which keys may be worked with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trust {
-    /// Those that have proven to be the ones meant, and are the store's own.
-    Proven(StoreId),
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Trust<'k> {
+    /// Those that have proven to the store to be the ones meant, and are its own.
+    Proven(StoreId, &'k KeyMaterial),
     /// All: for the proof itself, and for whoever examines a token.
     Any,
 }
 
-impl Trust {
+impl Trust<'_> {
     pub(super) fn allows(self, entry: &KeyEntry) -> Result<(), HsmError> {
-        let Self::Proven(store) = self else { return Ok(()) };
-        match entry.standing() {
+        let Self::Proven(store, key) = self else { return Ok(()) };
+        match entry.standing(store, key) {
             _ if !entry.is_of(store) => Err(HsmError::KeyOfAnotherStore),
             Standing::Unproven => Err(HsmError::KeyUnproven),
             Standing::Refused => Err(HsmError::KeyDiffers),
@@ -180,7 +182,7 @@ impl Token {
         &self,
         locator: &KeyLocator,
         deadline: Deadline,
-        trust: Trust,
+        trust: Trust<'_>,
         work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
     ) -> Outcome<T> {
         let mut total = CallReport::default();
@@ -221,6 +223,23 @@ impl Token {
         Outcome { result: Err(HsmError::KeyNotFound), report: total }
     }
 
+    /// How it was started.
+    #[must_use]
+    pub fn settings(&self) -> &TokenSettings {
+        &self.shared.settings
+    }
+
+    /// From the next login on the PIN is there.
+    pub fn set_pin(&self, pin: Option<SecretSource>) {
+        self.shared.pin.store(Arc::new(pin));
+    }
+
+    /// Whether its keys have been listed since it was connected.
+    #[must_use]
+    pub fn is_indexed(&self) -> bool {
+        self.indexed_generation().is_some()
+    }
+
     /// Name in the configuration.
     pub(super) fn name(&self) -> &str {
         &self.shared.settings.name
@@ -230,16 +249,21 @@ impl Token {
         &self.shared.metrics
     }
 
-    /// Whether a key has proven to be the one meant; `None` where the index knows none.
-    pub(super) fn standing(&self, locator: &KeyLocator) -> Option<Standing> {
+    /// Whether a key has proven to a store to be the one meant; `None` where the index knows none.
+    pub(super) fn standing(&self, store: StoreId, key: &KeyMaterial) -> Option<Standing> {
         let connection = self.shared.connection.load();
-        let found = self.shared.keys.find(locator, connection.as_ref()?.epoch)?;
-        found.ok().map(|entry| entry.standing())
+        let found = self.shared.keys.find(&key.locator, connection.as_ref()?.epoch)?;
+        found.ok().map(|entry| entry.standing(store, key))
     }
 
     /// Which state of the index it is; `None` while there is no connection, or its keys have not all been listed.
     pub(super) fn indexed_generation(&self) -> Option<u64> {
         self.shared.keys.generation(self.shared.connection.load().as_ref()?.epoch)
+    }
+
+    /// The labels of the keys in the index.
+    pub(super) fn indexed_labels(&self) -> Vec<Box<str>> {
+        self.shared.keys.labels()
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -314,9 +338,10 @@ impl Hsm for Token {
         key: &'a KeyMaterial,
         plaintext: Plaintext,
         aad: Arc<[u8]>,
-        deadline: Deadline,
+        terms: Terms,
     ) -> HsmFuture<'a, Sealed> {
-        Box::pin(self.with_key(&key.locator, deadline, Trust::Any, lane::encrypting(plaintext, aad)))
+        let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad));
+        Box::pin(self.with_key(&key.locator, terms.deadline, Trust::Any, work))
     }
 
     fn decrypt<'a>(
@@ -324,9 +349,10 @@ impl Hsm for Token {
         key: &'a KeyMaterial,
         sealed: Arc<Sealed>,
         aad: Arc<[u8]>,
-        deadline: Deadline,
+        terms: Terms,
     ) -> HsmFuture<'a, Plaintext> {
-        Box::pin(self.with_key(&key.locator, deadline, Trust::Any, lane::decrypting(sealed, aad)))
+        let work = lane::permitted(terms.permit, lane::decrypting(sealed, aad));
+        Box::pin(self.with_key(&key.locator, terms.deadline, Trust::Any, work))
     }
 
     fn key_attributes<'a>(

@@ -76,7 +76,7 @@ pub struct IvBudget {
 }
 
 struct Shared {
-    share: u64,
+    share: AtomicU64,
     counts: Mutex<HashMap<CountId, Arc<IvCount>>>,
     messages: flume::Sender<Message>,
     metrics: Arc<Metrics>,
@@ -104,11 +104,16 @@ impl IvBudget {
         }
         let counts = Mutex::new(counts);
         let shared =
-            Arc::new(Shared { share: settings.share, counts, messages, metrics: Arc::clone(metrics) });
+            Arc::new(Shared { share: settings.share.into(), counts, messages, metrics: Arc::clone(metrics) });
         let writer = Writer { shared: Arc::clone(&shared), ledger, late: Vec::new() };
         let thread = std::thread::Builder::new().name("iv-budget".to_owned());
         thread.spawn(move || writer.run(&waiting)).map_err(IvBudgetFault::Thread)?;
         Ok(Self { shared })
+    }
+
+    /// This proxy's share is another from now on.
+    pub fn set_share(&self, share: u64) {
+        self.shared.share.store(share, Ordering::Relaxed);
     }
 
     /// The counts of one key store.
@@ -284,7 +289,7 @@ impl Writer {
 
     /// Sets the metrics, and says once of each count that half of the share, or all of it, is used up.
     fn look(&self) {
-        let share = self.shared.share;
+        let share = self.shared.share.load(Ordering::Relaxed);
         let mut stores: HashMap<Arc<str>, (u64, i64)> = HashMap::new();
         for count in lock(&self.shared.counts).values() {
             if !count.is_current.load(Ordering::Relaxed) {

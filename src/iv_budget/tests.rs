@@ -56,7 +56,7 @@ async fn what_is_on_disk_is_ahead_of_what_was_drawn() {
     let read = || ledger.read().unwrap().into_iter().map(|(_, drawn)| drawn).max().unwrap_or(0);
     let (messages, waiting) = flume::unbounded();
     let shared = Arc::new(Shared {
-        share: 1000,
+        share: 1000.into(),
         counts: Mutex::default(),
         messages,
         metrics: Arc::new(Metrics::new()),
@@ -174,8 +174,9 @@ async fn without_a_folder_counts_are_kept_in_memory() {
 fn the_end_does_not_wait_for_a_disk_that_hangs() {
     let (messages, waiting) = flume::unbounded();
     let metrics = Arc::new(Metrics::new());
-    let budget =
-        IvBudget { shared: Arc::new(Shared { share: 1000, counts: Mutex::default(), messages, metrics }) };
+    let budget = IvBudget {
+        shared: Arc::new(Shared { share: 1000.into(), counts: Mutex::default(), messages, metrics }),
+    };
     let began_at = clock::now();
     budget.close();
     assert!(began_at.elapsed() >= CLOSE_PATIENCE, "it was given time");

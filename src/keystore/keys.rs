@@ -141,7 +141,7 @@ impl KeyRule {
 }
 
 /// The keys of one store.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyMap {
     listed: HashMap<ExternalKeyId, Arc<ExternalKey>>,
     rule: Option<KeyRule>,

@@ -1,6 +1,8 @@
 //! Key stores: path prefix → store → external key → key version.
 
+mod credential_uses;
 mod keys;
+mod latest;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -9,7 +11,9 @@ use std::sync::Arc;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use xks_spec::UriPathPrefix;
 
+pub use credential_uses::CredentialUses;
 pub use keys::{ExternalKey, FIRST_VERSION, KeyMap, KeyRule, KeyVersion, VERSION_MARK, VersionState};
+pub use latest::LatestKeys;
 
 use crate::hsm::Hsm;
 use crate::iv_budget::StoreIvCounts;
@@ -38,6 +42,12 @@ impl KeyStores {
         self.by_prefix.get(prefix)
     }
 
+    /// The store of that name.
+    #[must_use]
+    pub fn of_name(&self, name: &str) -> Option<&Arc<KeyStore>> {
+        self.iter().find(|store| *store.name == *name)
+    }
+
     /// Every store.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<KeyStore>> {
         self.by_prefix.values()
@@ -54,16 +64,20 @@ pub struct KeyStore {
     pub is_enabled: bool,
     /// Who may ask.
     pub credentials: Credentials,
+    /// When they were last used.
+    pub credential_uses: CredentialUses,
     /// Its keys.
-    pub keys: KeyMap,
+    pub keys: Arc<KeyMap>,
+    /// Which of them the configuration that holds now has switched on.
+    pub latest: Arc<LatestKeys>,
     /// How what AWS's sample proxy encrypted is known, where this store is to decrypt it.
     pub aws_sample: Option<AwsSample>,
     /// Where they are.
     pub hsm: Arc<dyn Hsm>,
     /// How many initialization vectors its keys have drawn.
-    pub iv_counts: StoreIvCounts,
+    pub iv_counts: Arc<StoreIvCounts>,
     /// How much may be asked.
-    pub quota: StoreQuota,
+    pub quota: Arc<StoreQuota>,
 }
 
 /// What AWS's sample proxy made and this store is to decrypt; nothing is ever encrypted so.
@@ -79,6 +93,8 @@ pub struct AwsSample {
 /// The request quota of a store.
 #[derive(Debug)]
 pub struct StoreQuota {
+    per_second: NonZeroU32,
+    burst: NonZeroU32,
     requests: DefaultDirectRateLimiter,
     health: DefaultDirectRateLimiter,
 }
@@ -88,9 +104,17 @@ impl StoreQuota {
     #[must_use]
     pub fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
         Self {
+            per_second,
+            burst,
             requests: RateLimiter::direct(Quota::per_second(per_second).allow_burst(burst)),
             health: RateLimiter::direct(Quota::per_second(HEALTH_REQUESTS_PER_SECOND)),
         }
+    }
+
+    /// Whether it is a quota of so much.
+    #[must_use]
+    pub fn is_of(&self, per_second: NonZeroU32, burst: NonZeroU32) -> bool {
+        (self.per_second, self.burst) == (per_second, burst)
     }
 
     /// Whether one more request is within the quota; counts it if so.

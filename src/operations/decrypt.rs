@@ -51,8 +51,8 @@ pub async fn decrypt(
     // SPEC(DEC-GCM-001): AES-GCM under the external key. SPEC(DEC-RESP-002): what Encrypt made decrypts.
     // SPEC(DEC-CIPHERTEXT-001, DEC-IV-001, DEC-TAG-002, DEC-AAD-006): anything else is InvalidCiphertextException.
     let sealed = Sealed { iv: request.iv, ciphertext_and_tag: request.ciphertext_and_tag };
-    let outcome =
-        context.store.hsm.decrypt(&version.material, Arc::new(sealed), framed.into(), context.deadline).await;
+    let terms = context.terms(id, version.number);
+    let outcome = context.store.hsm.decrypt(&version.material, Arc::new(sealed), framed.into(), terms).await;
     let plaintext = context.note(outcome)?;
     Ok(DecryptResponse::new(&plaintext))
 }

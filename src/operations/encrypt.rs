@@ -11,7 +11,7 @@ use xks_spec::{ExternalKeyId, Operation};
 use super::ciphertext_metadata::CiphertextMetadata;
 use super::{Context, body_error, require_aes_256, require_usage};
 use crate::error::Error;
-use crate::hsm::{HsmError, Plaintext, Sealed};
+use crate::hsm::{HsmError, Plaintext, Sealed, Terms};
 use crate::iv_budget::IvCount;
 use crate::keystore::KeyVersion;
 
@@ -44,6 +44,7 @@ pub async fn encrypt(
     let iv_count = context.store.iv_counts.of(id.as_str(), key.primary.number);
     let work = Work {
         version: &key.primary,
+        terms: context.terms(id, key.primary.number),
         iv_count,
         plaintext: Arc::new(request.plaintext),
         framed: framed.into(),
@@ -69,6 +70,7 @@ pub async fn encrypt(
 /// One plaintext to seal, as often as it takes.
 struct Work<'a> {
     version: &'a KeyVersion,
+    terms: Terms,
     iv_count: Arc<IvCount>,
     plaintext: Plaintext,
     framed: Arc<[u8]>,
@@ -80,7 +82,7 @@ impl Work<'_> {
         // Counted before: the client may leave, and this with it, while the token works.
         context.store.iv_counts.draw_first(&self.iv_count).await;
         let outcome =
-            context.store.hsm.encrypt(&self.version.material, plaintext, framed, context.deadline).await;
+            context.store.hsm.encrypt(&self.version.material, plaintext, framed, self.terms.clone()).await;
         let further_attempts = outcome.report.attempts.saturating_sub(1);
         if further_attempts > 0 {
             context.store.iv_counts.draw(&self.iv_count, further_attempts.into());
@@ -92,7 +94,7 @@ impl Work<'_> {
     async fn decrypts(&self, context: &mut Context<'_>, sealed: &Arc<Sealed>) -> Result<bool, Error> {
         let (sealed, framed) = (Arc::clone(sealed), Arc::clone(&self.framed));
         let outcome =
-            context.store.hsm.decrypt(&self.version.material, sealed, framed, context.deadline).await;
+            context.store.hsm.decrypt(&self.version.material, sealed, framed, self.terms.clone()).await;
         match context.note(outcome) {
             Ok(plaintext) => Ok(plaintext.ct_eq(&self.plaintext).into()),
             Err(HsmError::BadCiphertext { .. }) => Ok(false),

@@ -21,7 +21,7 @@ pub use get_key_metadata::get_key_metadata;
 
 use crate::clock::Deadline;
 use crate::error::Error;
-use crate::hsm::{CallReport, HsmError, KeyAttributes, KeyKind, Outcome};
+use crate::hsm::{CallReport, HsmError, KeyAttributes, KeyKind, Outcome, Terms};
 use crate::keystore::{ExternalKey, KeyStore, KeyVersion};
 
 /// What an operation is given besides its body.
@@ -77,6 +77,13 @@ impl Context<'_> {
         } else {
             Ok(())
         }
+    }
+
+    /// Until when a version of a key may be used for this request, and that it is not disabled meanwhile.
+    fn terms(&self, id: &ExternalKeyId, version: u32) -> Terms {
+        let (latest, id) = (Arc::clone(&self.store.latest), id.clone());
+        let permit = Arc::new(move || latest.permits(&id, version));
+        Terms { deadline: self.deadline, permit: Some(permit) }
     }
 
     /// Notes what a call to the HSM cost and hands on what came of it.

@@ -29,6 +29,7 @@ pub(super) struct Activity {
     requests: AtomicU32,
     authenticated: AtomicBool,
     is_http2: AtomicBool,
+    is_retired: AtomicBool,
 }
 
 impl Activity {
@@ -42,6 +43,7 @@ impl Activity {
             requests: AtomicU32::new(0),
             authenticated: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
         }
     }
 
@@ -51,6 +53,19 @@ impl Activity {
 
     fn instant(&self, nanos: u64) -> Instant {
         self.accepted_at + Duration::from_nanos(nanos)
+    }
+
+    pub(super) const fn accepted_at(&self) -> Instant {
+        self.accepted_at
+    }
+
+    /// The connection is to make place for a new one: each answer says so from now on.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
     }
 
     /// The handshake has ended.
@@ -220,6 +235,7 @@ mod tests {
         header: Duration::from_millis(500),
         body: Duration::from_secs(1),
         idle: Duration::from_secs(60),
+        max_age: Duration::from_secs(900),
         request: Duration::from_millis(200),
         first_request_answer: Duration::from_millis(145),
         lame_duck: Duration::ZERO,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -24,6 +24,7 @@ use super::admission::Place;
 use super::answer::Answer;
 use super::listener::Drain;
 use super::proxy_protocol::{self, ClientAddress};
+use super::retirement::Retirement;
 use super::service::{Close, Peer, answer, begin};
 use crate::clock;
 use crate::tls::ALPN_HTTP2;
@@ -39,6 +40,12 @@ const SECOND_LOOK: Duration = Duration::from_millis(5);
 /// How long a silent connection has to take its close_notify, or its GOAWAY, and to finish what crossed that.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// How long a retired connection may wait for a request with whose answer it is told to close, so that none crosses the end.
+const RETIREMENT_GRACE: Duration = Duration::from_secs(30);
+
+/// How long what is then still being worked on may take: a minute from the beginning it is over.
+const RETIREMENT_END: Duration = Duration::from_secs(20);
+
 /// Serves one accepted connection to its end.
 pub(super) async fn serve(
     state: Arc<State>,
@@ -48,7 +55,10 @@ pub(super) async fn serve(
     drain: Drain,
 ) {
     let activity = Arc::new(Activity::new(clock::now()));
-    let acceptor = TlsAcceptor::from(state.tls.load_full());
+    let admission = state.tls.admit();
+    let max_age = state.timeouts.max_age;
+    let accepted_at = activity.accepted_at();
+    let acceptor = TlsAcceptor::from(Arc::clone(&admission.config));
     let mut client = ClientAddress { client: address, balancer: None };
     let handshake = timeout(state.timeouts.handshake, async {
         client = proxy_protocol::client_address(&mut stream, address, &state.proxy_protocol_from).await?;
@@ -75,6 +85,7 @@ pub(super) async fn serve(
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
     activity.established(is_http2);
     let ClientAddress { client: address, balancer } = client;
+    let retirement = Retirement::new(&state.tls, &admission, accepted_at, max_age, address);
     let peer = Peer {
         state: Arc::clone(&state),
         activity,
@@ -83,6 +94,7 @@ pub(super) async fn serve(
         balancer,
         certificate_subject: None,
         drain,
+        retirement,
     };
     let reason = if is_http2 { serve_http2(peer, stream).await } else { serve_http1(peer, stream).await };
     if let Some(reason) = reason {
@@ -156,15 +168,16 @@ fn service(
 
 /// Drives a connection to its end; says why, where it was not the client's doing.
 async fn drive(connection: impl GracefulConnection, peer: &Peer) -> Option<&'static str> {
-    let Peer { activity, place, state, drain, .. } = peer;
+    let Peer { activity, place, state, drain, retirement, .. } = peer;
     let mut connection = pin!(connection);
     let mut is_draining = false;
+    let mut retired: Option<Retired> = None;
     let reason = loop {
         tokio::select! {
             // What has arrived counts before any clock.
             biased;
             // A client that breaks off is no event.
-            _ = connection.as_mut() => return None,
+            _ = connection.as_mut() => return retired.map(|retired| retired.reason),
             () = place.evicted() => return Some("evicted"),
             reason = silent_for_too_long(activity, state) => break reason,
             () = drain.begun(), if !is_draining => {
@@ -174,6 +187,22 @@ async fn drive(connection: impl GracefulConnection, peer: &Peer) -> Option<&'sta
                     connection.as_mut().graceful_shutdown();
                 }
             }
+            reason = retirement.due(), if retired.is_none() => {
+                retired = Some(Retired { reason, next_step_at: clock::now() + RETIREMENT_GRACE, is_told: false });
+                activity.retire();
+                if activity.is_http2() {
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+            () = due(&retired), if retired.is_some() => match &mut retired {
+                // Nothing has come that could have been answered with a farewell.
+                Some(retired) if !retired.is_told => {
+                    retired.is_told = true;
+                    retired.next_step_at = clock::now() + RETIREMENT_END;
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ => break retired.map_or("max_age", |retired| retired.reason),
+            },
             () = linger(activity), if is_draining && !activity.is_http2() => {
                 connection.as_mut().graceful_shutdown();
             }
@@ -182,6 +211,21 @@ async fn drive(connection: impl GracefulConnection, peer: &Peer) -> Option<&'sta
     connection.as_mut().graceful_shutdown();
     let _ = timeout(FAREWELL, connection.as_mut()).await;
     Some(reason)
+}
+
+/// A connection that has been told, or will be at its next answer, that it closes.
+struct Retired {
+    reason: &'static str,
+    next_step_at: Instant,
+    /// It takes no further request.
+    is_told: bool,
+}
+
+async fn due(retired: &Option<Retired>) {
+    match retired {
+        Some(retired) => sleep_until(retired.next_step_at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Returns once the connection has been silent for longer than its phase allows.

@@ -9,6 +9,7 @@ mod listener;
 mod plain;
 mod proxy_protocol;
 mod record;
+mod retirement;
 mod service;
 
 use std::sync::Arc;
@@ -17,7 +18,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use governor::DefaultDirectRateLimiter;
 use ipnet::IpNet;
-use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use xks_spec::request::SizeLimits;
 
@@ -25,6 +25,7 @@ pub use admission::Connections;
 pub use listener::{Drain, serve};
 pub use plain::serve_plain;
 pub use record::stranger_lines;
+pub use retirement::CurrentTls;
 
 use crate::admin::Readiness;
 use crate::audit::Audit;
@@ -32,13 +33,13 @@ use crate::keystore::KeyStores;
 use crate::metrics::Metrics;
 use crate::operations::Fleet;
 
-/// Everything that connections and requests are served with. What an operator may change is behind an `ArcSwap` and is
-/// read anew for each connection (TLS) or request (stores).
+/// Everything that connections and requests are served with. What an operator may change while the proxy runs is read anew
+/// for each connection (TLS) or request (stores, fleet).
 pub struct State {
     /// The key stores.
     pub stores: ArcSwap<KeyStores>,
-    /// The TLS configuration.
-    pub tls: ArcSwap<ServerConfig>,
+    /// How clients are admitted.
+    pub tls: CurrentTls,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where authenticated requests are recorded.
@@ -54,7 +55,7 @@ pub struct State {
     /// Times.
     pub timeouts: Timeouts,
     /// What GetHealthStatus says of the fleet.
-    pub fleet: Fleet,
+    pub fleet: ArcSwap<Fleet>,
     /// Places for API requests.
     pub in_flight: Semaphore,
     /// How many of them connections may hold that never carried an authenticated request: an access key id is no secret,
@@ -105,6 +106,8 @@ pub struct Timeouts {
     pub body: Duration,
     /// Between two requests on a connection.
     pub idle: Duration,
+    /// From a connection's beginning until it is asked to make place for a new one.
+    pub max_age: Duration,
     /// From a request's first byte to its answer.
     pub request: Duration,
     /// The same for a connection's first request, where KMS's clock began with the connection.

@@ -18,6 +18,7 @@ use super::answer::{self, Answer};
 use super::body::{self, BodyEnd};
 use super::listener::Drain;
 use super::record::Record;
+use super::retirement::Retirement;
 use crate::admin::PING_PATH;
 use crate::clock;
 use crate::error::Error;
@@ -37,6 +38,7 @@ pub(super) struct Peer {
     /// Subject of the client's certificate.
     pub(super) certificate_subject: Option<Arc<str>>,
     pub(super) drain: Drain,
+    pub(super) retirement: Retirement,
 }
 
 /// The connection closes without an answer.
@@ -77,7 +79,8 @@ pub(super) async fn answer(peer: &Peer, request: Request<Incoming>, begun: Begun
     if is_head {
         answer::without_body(&mut answer);
     }
-    if peer.drain.has_begun() && !peer.activity.is_http2() {
+    let is_leaving = peer.drain.has_begun() || peer.activity.is_retired();
+    if is_leaving && !peer.activity.is_http2() {
         answer::close(&mut answer);
     }
     Ok(answer)
@@ -134,7 +137,9 @@ async fn steps(
     let signature = sigv4::check_head(signed_head(head), &store.credentials, clock::wall_clock())?;
     let body = body::read(body, state.limits.max_body_bytes(), state.timeouts.body).await?;
     record.request_bytes = body.len();
-    record.access_key_id = Some(signature.verify(&body)?.access_key_id);
+    let access_key_id = signature.verify(&body)?.access_key_id;
+    store.credential_uses.note(&access_key_id, clock::wall_clock());
+    record.access_key_id = Some(access_key_id);
     drop(strangers_place);
     if peer.activity.authenticated() {
         peer.place.is_no_stranger();
@@ -212,7 +217,8 @@ async fn perform(
         }
         (Operation::GetHealthStatus, _) => {
             let is_refusing = state.audit.as_ref().is_some_and(|audit| audit.is_refusing());
-            answer::encode(&operations::get_health_status(context, state.fleet, is_refusing, body)?)
+            let fleet = **state.fleet.load();
+            answer::encode(&operations::get_health_status(context, fleet, is_refusing, body)?)
         }
         (_, None) => Err(Error::UnknownPath),
     }

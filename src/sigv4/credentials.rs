@@ -121,6 +121,11 @@ impl Credentials {
         Ok(Self { by_id, decoy: Credential::new(decoy_id, decoy_secret, None) })
     }
 
+    /// The access key ids.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.by_id.keys().map(AccessKeyId::as_str)
+    }
+
     /// The credential of that id.
     pub(super) fn find(&self, id: &str) -> Option<&Credential> {
         self.by_id.get(id)

@@ -17,6 +17,7 @@ mod observability;
 mod operations;
 mod oracle;
 mod order_of_checks;
+mod reload;
 mod shutdown;
 mod signatures;
 mod tokens;

@@ -5,6 +5,7 @@
 
 mod failures;
 mod proof;
+mod succession;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -16,31 +17,46 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::sleep_until;
 
 use super::hedge::{HedgeSettings, Hedging, SUSPECT_AFTER};
-use super::keys::{KeyEntry, Standing, StoreId};
+use super::keys::KeyEntry;
 use super::lane::{self, Lane};
+use super::standing::{Standing, StoreId};
 use super::token::{Token, Trust};
 use super::{
     CallReport, CheckValue, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, KeyMaterial,
-    Outcome, Plaintext, Sealed, TokenHealth,
+    Outcome, Plaintext, Sealed, Terms, TokenHealth,
 };
 use crate::clock::{self, Deadline};
 
 use failures::Failures;
 use proof::KeyFault;
+pub use succession::{Generation, Resolution};
 
 /// Time between two looks at a token that has not answered yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(15);
 
-/// The tokens of one key store.
+/// What a key store asks of its tokens.
+pub struct FleetSettings {
+    /// The tokens in the order of the configuration, at least one.
+    pub members: Vec<Arc<Token>>,
+    /// When a second one is asked.
+    pub hedging: HedgeSettings,
+    /// The keys that the store lists.
+    pub listed: Vec<KeyMaterial>,
+    /// Whether a key that is not listed is one of the store's rule.
+    pub is_made_by_rule: Box<dyn Fn(&KeyLocator) -> bool + Send + Sync>,
+}
+
+/// The tokens of one key store, as one configuration has them.
 pub struct Fleet {
     id: StoreId,
     listed: Vec<KeyMaterial>,
+    is_made_by_rule: Box<dyn Fn(&KeyLocator) -> bool + Send + Sync>,
     members: Vec<Arc<Token>>,
-    hedging: Hedging,
+    hedging: Arc<Hedging>,
     /// Who is asked first among equals.
     turn: AtomicUsize,
     /// What keys without a pinned check value made when they first served.
-    references: Mutex<HashMap<KeyLocator, CheckValue>>,
+    references: Arc<Mutex<HashMap<KeyLocator, CheckValue>>>,
     /// The listed keys have been looked at once.
     is_prepared: AtomicBool,
     /// Keys that a member lacks, or holds another value of.
@@ -48,30 +64,32 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// The tokens in the order of the configuration, at least one, and the keys that the store lists.
+    /// The fleet of a store that the configuration before did not have.
     #[must_use]
-    pub fn new(members: Vec<Arc<Token>>, hedging: HedgeSettings, listed: Vec<KeyMaterial>) -> Self {
-        static FLEETS: AtomicU32 = AtomicU32::new(0);
+    pub fn new(settings: FleetSettings, generation: Generation) -> Self {
+        static STORES: AtomicU32 = AtomicU32::new(0);
+        let FleetSettings { members, hedging, listed, is_made_by_rule } = settings;
         Self {
-            id: StoreId(FLEETS.fetch_add(1, Ordering::Relaxed)),
+            id: generation.store(STORES.fetch_add(1, Ordering::Relaxed)),
             is_prepared: AtomicBool::new(false),
             listed,
+            is_made_by_rule,
             members,
-            hedging: Hedging::new(hedging),
+            hedging: Arc::new(Hedging::new(hedging)),
             turn: AtomicUsize::new(0),
-            references: Mutex::default(),
+            references: Arc::default(),
             faults: Mutex::default(),
         }
     }
 
     /// The members, the one to ask first in front: those that are out last, then those that must prove the key first,
     /// then by load, then in turns.
-    fn order(&self, locator: &KeyLocator, turn: usize) -> Vec<usize> {
+    fn order(&self, key: &KeyMaterial, turn: usize) -> Vec<usize> {
         let count = self.members.len();
         let mut order: Vec<_> = (0..count).map(|n| (turn.wrapping_add(n)) % count).collect();
         order.sort_by_cached_key(|member| {
             let token = &self.members[*member];
-            let is_ready = token.standing(locator).is_some_and(Standing::serves);
+            let is_ready = token.standing(self.id, key).is_some_and(Standing::serves);
             (token.is_out(), !is_ready, token.load_permille())
         });
         order
@@ -87,7 +105,7 @@ impl Fleet {
         if self.members.len() == 1 {
             return self.attempt(0, key, deadline, work).await.outcome;
         }
-        let mut order = self.order(&key.locator, self.turn.fetch_add(1, Ordering::Relaxed)).into_iter();
+        let mut order = self.order(key, self.turn.fetch_add(1, Ordering::Relaxed)).into_iter();
         let mut look_again = self.hedging.begin(deadline);
         let mut asked = (0, clock::now());
         let mut running = FuturesUnordered::new();
@@ -154,7 +172,7 @@ impl Fleet {
         work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
     ) -> Attempt<T> {
         let token = &self.members[member];
-        let trust = Trust::Proven(self.id);
+        let trust = Trust::Proven(self.id, key);
         let mut outcome = token.with_key(&key.locator, deadline, trust, work.clone()).await;
         if matches!(outcome.result, Err(HsmError::KeyUnproven)) {
             let so_far = outcome.report;
@@ -166,10 +184,10 @@ impl Fleet {
         }
         token.note_outcome(&outcome);
         let is_final = match &outcome.result {
-            Ok(_) | Err(HsmError::DeadlinePassed) => true,
+            Ok(_) | Err(HsmError::DeadlinePassed | HsmError::KeyWithdrawn) => true,
             // A key that could not prove itself is no judge.
             Err(HsmError::BadCiphertext { is_certain }) => {
-                let is_judge = token.standing(&key.locator) == Some(Standing::Proven);
+                let is_judge = token.standing(self.id, key) == Some(Standing::Proven);
                 is_judge && (*is_certain || !self.has_another_judge(member, key))
             }
             Err(_) => false,
@@ -180,7 +198,7 @@ impl Fleet {
     /// Whether another member could confirm a verdict that rests on a code of two meanings.
     fn has_another_judge(&self, member: usize, key: &KeyMaterial) -> bool {
         let could = |(other, token): (usize, &Arc<Token>)| {
-            other != member && !token.is_out() && token.standing(&key.locator) == Some(Standing::Proven)
+            other != member && !token.is_out() && token.standing(self.id, key) == Some(Standing::Proven)
         };
         self.members.iter().enumerate().any(could)
     }
@@ -230,9 +248,10 @@ impl Hsm for Fleet {
         key: &'a KeyMaterial,
         plaintext: Plaintext,
         aad: Arc<[u8]>,
-        deadline: Deadline,
+        terms: Terms,
     ) -> HsmFuture<'a, Sealed> {
-        Box::pin(self.run(key, deadline, lane::encrypting(plaintext, aad)))
+        let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad));
+        Box::pin(self.run(key, terms.deadline, work))
     }
 
     fn decrypt<'a>(
@@ -240,9 +259,10 @@ impl Hsm for Fleet {
         key: &'a KeyMaterial,
         sealed: Arc<Sealed>,
         aad: Arc<[u8]>,
-        deadline: Deadline,
+        terms: Terms,
     ) -> HsmFuture<'a, Plaintext> {
-        Box::pin(self.run(key, deadline, lane::decrypting(sealed, aad)))
+        let work = lane::permitted(terms.permit, lane::decrypting(sealed, aad));
+        Box::pin(self.run(key, terms.deadline, work))
     }
 
     /// What any member that has the key permits: the others are asked only where the first permits less than everything.
@@ -255,7 +275,7 @@ impl Hsm for Fleet {
             let mut found: Option<KeyAttributes> = None;
             let mut failures = Failures::default();
             let mut report = CallReport::default();
-            let order = self.order(&key.locator, 0);
+            let order = self.order(key, 0);
             for (waiting, &member) in (0..order.len()).rev().zip(&order) {
                 let token = &self.members[member];
                 // One that does not tell in time is not waited for while another may.
@@ -263,7 +283,7 @@ impl Hsm for Fleet {
                 let outcome = token.key_attributes(key, patience).await;
                 report.add(&outcome.report);
                 match outcome.result {
-                    Ok(_) if token.standing(&key.locator) == Some(Standing::Refused) => {
+                    Ok(_) if token.standing(self.id, key) == Some(Standing::Refused) => {
                         failures.note(member, HsmError::KeyDiffers);
                     }
                     Ok(attributes) => {

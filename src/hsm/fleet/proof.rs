@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::{Fleet, lock};
 use crate::clock::{self, Deadline};
-use crate::hsm::keys::Standing;
+use crate::hsm::standing::Standing;
 use crate::hsm::token::{Token, Trust};
 use crate::hsm::{CheckValue, Hsm, HsmError, KeyKind, KeyLocator, KeyMaterial};
 
@@ -54,7 +54,7 @@ impl Fleet {
     ) -> Result<(), HsmError> {
         let token = &self.members[member];
         let entry = token.entry(&key.locator, deadline).await?;
-        match Trust::Proven(self.id).allows(&entry) {
+        match Trust::Proven(self.id, key).allows(&entry) {
             Err(HsmError::KeyUnproven) => {}
             Err(HsmError::KeyOfAnotherStore) => {
                 self.note_fault(member, key, KeyFault::OfAnotherStore);
@@ -68,7 +68,7 @@ impl Fleet {
             Err(HsmError::KeyNotPermitted { .. }) => Standing::Unprovable,
             Err(error) => return Err(error),
         };
-        entry.set_standing(standing);
+        entry.set_standing(self.id, key, standing);
         if standing == Standing::Refused {
             self.note_fault(member, key, KeyFault::Differs);
             return Err(HsmError::KeyDiffers);
@@ -175,10 +175,13 @@ impl Fleet {
         let seen: Vec<_> = lock(&self.references).keys().cloned().collect();
         let seen = seen.into_iter().map(|locator| KeyMaterial { locator, check_value: None });
         let listed: HashSet<_> = self.listed.iter().map(|key| &key.locator).collect();
-        let seen: Vec<_> = seen.filter(|key| !listed.contains(&key.locator)).collect();
+        // What an earlier configuration reached may be another store's by now.
+        let is_reached =
+            |key: &KeyMaterial| !listed.contains(&key.locator) && (self.is_made_by_rule)(&key.locator);
+        let seen: Vec<_> = seen.filter(is_reached).collect();
         let mut is_settled = true;
         for key in self.listed.iter().chain(&seen) {
-            match token.standing(&key.locator) {
+            match token.standing(self.id, key) {
                 Some(Standing::Refused) => {}
                 // One that is proven may have been so for another store, under another name.
                 Some(_) => match self.prove(member, key, Deadline::after(clock::now(), PROOF_PATIENCE)).await
@@ -192,7 +195,7 @@ impl Fleet {
                     Err(_) => is_settled = false,
                 },
                 None => {
-                    let has_another = |other: &Arc<Token>| other.standing(&key.locator).is_some();
+                    let has_another = |other: &Arc<Token>| other.standing(self.id, key).is_some();
                     if self.members.iter().any(has_another) {
                         self.note_fault(member, key, KeyFault::Missing);
                     }

@@ -19,15 +19,15 @@ use xks_spec::credential::{AccessKeyId, SecretAccessKey};
 use xks_spec::request::SizeLimits;
 
 use super::*;
-use crate::admin::Readiness;
+use crate::admin::{Readiness, Served};
 use crate::audit::{Audit, AuditSettings, OnFailure};
 use crate::clock::Deadline;
-use crate::hsm::{Hsm, HsmFuture, KeyAttributes, KeyMaterial, Plaintext, Sealed, TokenHealth};
+use crate::hsm::{Hsm, HsmFuture, KeyAttributes, KeyMaterial, Plaintext, Sealed, Terms, TokenHealth};
 use crate::iv_budget::{IvBudget, IvBudgetSettings};
-use crate::keystore::{KeyMap, StoreQuota};
+use crate::keystore::{CredentialUses, KeyMap, LatestKeys, StoreQuota};
 use crate::metrics::Metrics;
 use crate::operations::Fleet;
-use crate::server::{Connections, Limits, Timeouts, stranger_lines};
+use crate::server::{Connections, CurrentTls, Limits, Timeouts, stranger_lines};
 use crate::sigv4::{Credential, Credentials};
 
 const ID: &str = "XKSTESTID234567ABCDEFGHIJK";
@@ -44,7 +44,7 @@ impl Hsm for Panics {
         _: &'a KeyMaterial,
         _: Plaintext,
         _: Arc<[u8]>,
-        _: Deadline,
+        _: Terms,
     ) -> HsmFuture<'a, Sealed> {
         panic!("hunter2")
     }
@@ -54,7 +54,7 @@ impl Hsm for Panics {
         _: &'a KeyMaterial,
         _: Arc<Sealed>,
         _: Arc<[u8]>,
-        _: Deadline,
+        _: Terms,
     ) -> HsmFuture<'a, Plaintext> {
         panic!("hunter2")
     }
@@ -73,16 +73,19 @@ fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
     let credential =
         Credential::new(AccessKeyId::parse(ID).unwrap(), SecretAccessKey::parse(SECRET).unwrap(), None);
     let in_memory = IvBudgetSettings { dir: None, share: 1 };
+    let keys = Arc::new(KeyMap::default());
     let store = KeyStore {
-        iv_counts: IvBudget::open(&in_memory, &metrics).unwrap().of_store(&"a".into()),
+        iv_counts: Arc::new(IvBudget::open(&in_memory, &metrics).unwrap().of_store(&"a".into())),
+        credential_uses: CredentialUses::new(&"a".into(), [ID].into_iter(), &metrics),
+        latest: LatestKeys::new(true, Arc::clone(&keys)),
         name: "a".into(),
         prefix: UriPathPrefix::parse("/a").unwrap(),
         is_enabled: true,
         credentials: Credentials::new(vec![credential]).unwrap(),
-        keys: KeyMap::default(),
+        keys,
         aws_sample: None,
         hsm: Arc::new(Panics),
-        quota: StoreQuota::new(number, number),
+        quota: Arc::new(StoreQuota::new(number, number)),
     };
     let second = Duration::from_secs(60);
     let resolver = rustls::server::ResolvesServerCertUsingSni::new();
@@ -94,12 +97,12 @@ fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
         .with_cert_resolver(Arc::new(resolver));
     State {
         stores: ArcSwap::from_pointee(KeyStores::new([store])),
-        tls: ArcSwap::from_pointee(tls),
+        tls: CurrentTls::new(tls),
         metrics,
         audit,
         stranger_lines: stranger_lines(),
         proxy_protocol_from: Vec::new(),
-        readiness: Readiness::new(Vec::new(), Vec::new(), None),
+        readiness: Readiness::new(Served::default(), None),
         limits: Limits {
             sizes: SizeLimits { max_plaintext_bytes: 4300, max_aad_bytes: 8192 },
             max_header_bytes: 16_384,
@@ -113,12 +116,13 @@ fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
             header: second,
             body: second,
             idle: second,
+            max_age: second,
             request: second,
             first_request_answer: second,
             lame_duck: second,
             drain: second,
         },
-        fleet: Fleet { size: NonZeroU32::MIN },
+        fleet: ArcSwap::from_pointee(Fleet { size: NonZeroU32::MIN }),
         in_flight: Semaphore::new(2),
         strangers_in_flight: Semaphore::new(1),
     }
@@ -166,6 +170,13 @@ async fn a_panic_is_an_answer_and_a_record_like_any_other_and_ends_nothing() {
         balancer: None,
         certificate_subject: None,
         drain: Drain::channel().1,
+        retirement: Retirement::new(
+            &state.tls,
+            &state.tls.admit(),
+            clock::now(),
+            state.timeouts.max_age,
+            SocketAddr::from(([127, 0, 0, 1], 1)),
+        ),
     });
     let (near, far) = tokio::io::duplex(65_536);
     let service = service_fn(move |request| {

@@ -53,6 +53,12 @@ impl Pki {
         roots
     }
 
+    /// One more ECDSA certificate of the same CA and for the same names.
+    #[must_use]
+    pub fn another(&self) -> PemPair {
+        server_certificate(&self.ca, &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap())
+    }
+
     /// The CA's certificate, PEM.
     #[must_use]
     pub fn ca_pem(&self) -> String {

@@ -245,11 +245,25 @@ impl Proxy {
     pub fn start_without_waiting(setup: &Setup, token: Arc<SoftHsm>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = setup.write(folder.path(), &token);
+        Self::launch(folder, &config, setup, token)
+    }
+
+    /// Starts a proxy with the configuration in a folder that a test has laid out, and waits until it listens.
+    ///
+    /// # Panics
+    /// If it ends instead, or does not listen in time.
+    #[must_use]
+    pub fn start_in(folder: &Path, token: Arc<SoftHsm>) -> Self {
+        let config = folder.join("xks-proxy.toml");
+        Self::launch(tempfile::tempdir().unwrap(), &config, &Setup::default(), token)
+    }
+
+    fn launch(folder: TempDir, config: &Path, setup: &Setup, token: Arc<SoftHsm>) -> Self {
         let stderr = fs::File::create(folder.path().join("stderr")).unwrap();
         let mut child = Command::new(program("xks-proxy"))
             .arg("serve")
             .arg("--config")
-            .arg(&config)
+            .arg(config)
             .args(&setup.arguments)
             .stdout(Stdio::piped())
             .stderr(stderr)

@@ -1,6 +1,11 @@
 //! Wiring: from settings to a running proxy, and its orderly end.
 
-use std::collections::HashMap;
+mod files;
+mod fixed;
+mod reload;
+mod resolution;
+mod tokens;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,82 +18,21 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
+pub use reload::Surroundings;
+pub use tokens::Tokens;
+
 use crate::admin::{self, Readiness};
 use crate::audit::{Audit, AuditFault};
-use crate::config::{Config, StoreSettings};
-use crate::hsm::{Fleet, Hsm, Modules, Token, TokenSettings};
+use crate::config::Config;
+use crate::hsm::{Fleet, Modules};
 use crate::iv_budget::{IvBudget, IvBudgetFault};
-use crate::keystore::{KeyStore, KeyStores, StoreQuota};
-use crate::metrics::{Metrics, TokenMetrics};
-use crate::server::{self, Drain, State, serve_plain, stranger_lines};
+use crate::metrics::Metrics;
+use crate::server::{self, CurrentTls, Drain, State, serve_plain, stranger_lines};
 
-/// How long threads have to leave the PKCS#11 modules when the process ends.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The tokens of a configuration, with their threads.
-pub struct Tokens {
-    by_name: HashMap<Arc<str>, Arc<Token>>,
-    modules: Arc<Modules>,
-}
-
-impl Tokens {
-    /// Starts every token; connecting goes on in the background.
-    ///
-    /// # Errors
-    /// When the system refuses a thread.
-    pub fn start(settings: Vec<TokenSettings>, metrics: &Metrics) -> Result<Self, AppError> {
-        let modules = Arc::new(Modules::default());
-        let start = |settings: TokenSettings| {
-            let name = Arc::clone(&settings.name);
-            let token = Token::start(settings, &modules, TokenMetrics::new(metrics, &name))?;
-            Ok((name, Arc::new(token)))
-        };
-        let by_name = settings.into_iter().map(start).collect::<io::Result<_>>().map_err(AppError::Thread)?;
-        Ok(Self { by_name, modules })
-    }
-
-    /// Every token as an [`Hsm`].
-    #[must_use]
-    pub fn all(&self) -> Vec<Arc<dyn Hsm>> {
-        self.by_name.values().map(|token| Arc::clone(token) as Arc<dyn Hsm>).collect()
-    }
-
-    /// The token of that name.
-    #[must_use]
-    pub fn find(&self, name: &str) -> Option<Arc<dyn Hsm>> {
-        self.by_name.get(name).map(|token| Arc::clone(token) as Arc<dyn Hsm>)
-    }
-
-    /// The key stores on these tokens, and what each asks of them.
-    #[must_use]
-    pub fn stores(&self, settings: Vec<StoreSettings>, iv_budget: &IvBudget) -> (KeyStores, Vec<Arc<Fleet>>) {
-        let mut fleets = Vec::new();
-        let stores = KeyStores::new(settings.into_iter().map(|store| {
-            let tokens = store.tokens.iter().filter_map(|name| self.by_name.get(name).cloned()).collect();
-            let fleet = Arc::new(Fleet::new(tokens, store.hedging, store.keys.materials()));
-            fleets.push(Arc::clone(&fleet));
-            KeyStore {
-                iv_counts: iv_budget.of_store(&store.name),
-                name: store.name,
-                prefix: store.prefix,
-                is_enabled: store.is_enabled,
-                credentials: store.credentials,
-                keys: store.keys,
-                aws_sample: store.aws_sample,
-                hsm: fleet,
-                quota: StoreQuota::new(store.requests_per_second, store.burst),
-            }
-        }));
-        (stores, fleets)
-    }
-
-    /// Ends the threads; false where one is stuck inside a module.
-    #[must_use]
-    pub fn stop(&self) -> bool {
-        // Not short-circuited: each is to stop.
-        self.by_name.values().filter(|token| !token.stop(STOP_PATIENCE)).count() == 0
-    }
-}
+use files::Snapshot;
+use fixed::Fixed;
+use reload::Reloader;
+use tokens::Stores;
 
 /// Why the proxy does not run.
 #[derive(Debug, Error)]
@@ -117,40 +61,44 @@ pub enum AppError {
     Signal(io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT, then ends in order. `dropped_lines` tells how many log lines were dropped so far.
+/// Serves until SIGTERM or SIGINT, then ends in order; reloads on SIGHUP, SIGUSR1 and when a file of the configuration
+/// changes. `dropped_lines` tells how many log lines were dropped so far.
 ///
 /// # Errors
 /// [`AppError`] where it cannot start.
 pub async fn run(
     config: Config,
+    surroundings: Surroundings,
     dropped_lines: impl Fn() -> usize + Send + 'static,
 ) -> Result<Ended, AppError> {
     // Before anything is promised: a signal that comes during the start ends it in order too.
-    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
-    let [terminate, interrupt] = signals;
-    let signals = (terminate.map_err(AppError::Signal)?, interrupt.map_err(AppError::Signal)?);
-    let hangup = signal(SignalKind::hangup()).map_err(AppError::Signal)?;
+    let on = |kind| signal(kind).map_err(AppError::Signal);
+    let signals = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    let (hangup, force) = (on(SignalKind::hangup())?, on(SignalKind::user_defined1())?);
+    let rotated = on(SignalKind::hangup())?;
     // A limit on the size of files is then like a full disk, and does not end the process.
-    let _size_limit = signal(SignalKind::from_raw(SIGXFSZ)).map_err(AppError::Signal)?;
+    let _size_limit = on(SignalKind::from_raw(SIGXFSZ))?;
     let metrics = Arc::new(Metrics::new());
+    reload::note_loaded(&metrics);
+    let config_files = Snapshot::default().look(&config.files);
     let listener = listen(config.listen, "KMS").await?;
     let admin_listener = listen(config.admin_listen, "operators").await?;
     let ping_listener = match config.ping_listen {
         Some(address) => Some(listen(address, "load balancers").await?),
         None => None,
     };
-    let iv_budget = IvBudget::open(&config.iv_budget, &metrics)?;
+    let fixed = Fixed::of(&config);
+    let iv_budget = Arc::new(IvBudget::open(&config.iv_budget, &metrics)?);
     let audit = config.audit.map(|settings| Audit::open(settings, &metrics)).transpose()?.map(Arc::new);
-    tokio::spawn(tend_audit(audit.clone(), hangup));
-    let tokens = Tokens::start(config.tokens, &metrics)?;
-    let (stores, fleets) = tokens.stores(config.stores, &iv_budget);
-    for fleet in &fleets {
-        tokio::spawn(Arc::clone(fleet).watch());
-    }
-    let readiness = Readiness::new(tokens.all(), fleets, audit.clone());
+    tokio::spawn(tend_audit(audit.clone(), rotated));
+    let tokens = Arc::new(Tokens::start(config.tokens, &metrics)?);
+    let stores = Stores::build(config.stores, &tokens, &iv_budget, &metrics, None);
+    let watch = |fleet| tokio::spawn(Fleet::watch(Arc::clone(fleet))).abort_handle();
+    let watches = stores.fleets.values().map(watch).collect();
+    let readiness = Readiness::new(stores.served(&tokens), audit.clone());
     let state = Arc::new(State {
-        stores: ArcSwap::from_pointee(stores),
-        tls: ArcSwap::from_pointee(config.tls),
+        stores: ArcSwap::new(Arc::clone(&stores.stores)),
+        tls: CurrentTls::new(config.tls),
         metrics: Arc::clone(&metrics),
         audit: audit.clone(),
         stranger_lines: stranger_lines(),
@@ -158,7 +106,7 @@ pub async fn run(
         readiness: Arc::clone(&readiness),
         limits: config.limits,
         timeouts: config.timeouts,
-        fleet: config.fleet,
+        fleet: ArcSwap::from_pointee(config.fleet),
         in_flight: Semaphore::new(config.limits.max_in_flight),
         strangers_in_flight: Semaphore::new(config.limits.max_in_flight.div_ceil(2)),
     });
@@ -169,8 +117,21 @@ pub async fn run(
     }
     tokio::spawn(count_dropped_lines(metrics, dropped_lines));
     let (switch, drain) = Drain::channel();
-    let modules = Arc::clone(&tokens.modules);
+    let modules = tokens.modules();
     let end = tokio::spawn(shut_down(switch, signals, modules, readiness, config.timeouts.lame_duck));
+    let reloader = Reloader {
+        surroundings,
+        state: Arc::clone(&state),
+        tokens: Arc::clone(&tokens),
+        iv_budget: Arc::clone(&iv_budget),
+        current: stores,
+        watches,
+        fixed,
+        tls_identity: config.tls_identity,
+        watch_interval: config.watch_interval,
+        files: config_files,
+    };
+    tokio::spawn(reloader.run(hangup, force));
     let left = server::serve(state, listener, drain).await;
     if left > 0 {
         tracing::warn!(connections = left, "connections were still open at the end of the drain time");

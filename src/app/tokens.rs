@@ -1,0 +1,183 @@
+//! The tokens of a configuration, and the stores on them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use crate::admin::Served;
+use crate::config::StoreSettings;
+use crate::hsm::{Fleet, FleetSettings, Generation, Hsm, KeyLocator, Modules, Token, TokenSettings};
+use crate::iv_budget::IvBudget;
+use crate::keystore::{CredentialUses, KeyStore, KeyStores, LatestKeys, StoreQuota};
+use crate::metrics::{Metrics, TokenMetrics};
+
+use super::AppError;
+
+/// How long threads have to leave the PKCS#11 modules when the process ends.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The tokens of a configuration, with their threads.
+pub struct Tokens {
+    modules: Arc<Modules>,
+    running: Mutex<HashMap<Arc<str>, Arc<Token>>>,
+    /// Let go of, and perhaps not stopped yet.
+    removed: Mutex<Vec<Weak<Token>>>,
+}
+
+impl Tokens {
+    /// Starts every token; connecting goes on in the background.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(settings: Vec<TokenSettings>, metrics: &Metrics) -> Result<Self, AppError> {
+        let tokens = Self { modules: Arc::default(), running: Mutex::default(), removed: Mutex::default() };
+        settings.into_iter().try_for_each(|settings| tokens.add(settings, metrics).map(drop))?;
+        Ok(tokens)
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Token>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts one more.
+    pub(super) fn add(&self, settings: TokenSettings, metrics: &Metrics) -> Result<Arc<Token>, AppError> {
+        let name = Arc::clone(&settings.name);
+        let token = Token::start(settings, &self.modules, TokenMetrics::new(metrics, &name));
+        let token = Arc::new(token.map_err(AppError::Thread)?);
+        self.running().insert(name, Arc::clone(&token));
+        Ok(token)
+    }
+
+    /// Lets go of one. Its threads run until somebody stops them.
+    pub(super) fn remove(&self, name: &str) -> Option<Arc<Token>> {
+        let token = self.running().remove(name)?;
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        removed.retain(|token| token.strong_count() > 0);
+        removed.push(Arc::downgrade(&token));
+        Some(token)
+    }
+
+    /// The modules of all tokens.
+    pub(super) fn modules(&self) -> Arc<Modules> {
+        Arc::clone(&self.modules)
+    }
+
+    /// Each token.
+    pub(super) fn each(&self) -> Vec<Arc<Token>> {
+        self.running().values().cloned().collect()
+    }
+
+    /// Every token as an [`Hsm`].
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<dyn Hsm>> {
+        self.each().into_iter().map(|token| token as Arc<dyn Hsm>).collect()
+    }
+
+    /// The token of that name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Arc<dyn Hsm>> {
+        self.named(name).map(|token| token as Arc<dyn Hsm>)
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<Arc<Token>> {
+        self.running().get(name).cloned()
+    }
+
+    /// Ends the threads; false where one is stuck inside a module.
+    #[must_use]
+    pub fn stop(&self) -> bool {
+        let mut all = self.each();
+        all.extend(
+            self.removed.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade),
+        );
+        // Not short-circuited: each is to stop.
+        all.iter().filter(|token| !token.stop(STOP_PATIENCE)).count() == 0
+    }
+}
+
+/// The key stores of one configuration, and what each asks of its tokens.
+pub(super) struct Stores {
+    pub(super) stores: Arc<KeyStores>,
+    pub(super) fleets: HashMap<Arc<str>, Arc<Fleet>>,
+}
+
+impl Stores {
+    /// The stores of a configuration. What those of the same name `before` have learnt and counted is kept: which keys have
+    /// proven themselves, initialization vectors, quotas that stay the same.
+    pub(super) fn build(
+        settings: Vec<StoreSettings>,
+        tokens: &Tokens,
+        iv_budget: &IvBudget,
+        metrics: &Arc<Metrics>,
+        before: Option<&Self>,
+    ) -> Self {
+        let generation = Generation::next();
+        let mut fleets = HashMap::new();
+        let build = |settings: StoreSettings| {
+            let same_store = before.and_then(|before| before.stores.of_name(&settings.name));
+            let same_fleet = before.and_then(|before| before.fleets.get(&settings.name));
+            let fleet_settings = fleet_settings(&settings, tokens);
+            let fleet = Arc::new(match same_fleet {
+                Some(fleet) => fleet.successor(fleet_settings, generation),
+                None => Fleet::new(fleet_settings, generation),
+            });
+            fleets.insert(Arc::clone(&settings.name), Arc::clone(&fleet));
+            build_store(settings, fleet, same_store, iv_budget, metrics)
+        };
+        let stores = Arc::new(KeyStores::new(settings.into_iter().map(build)));
+        Self { stores, fleets }
+    }
+
+    /// For the operator's questions.
+    pub(super) fn served(&self, tokens: &Tokens) -> Served {
+        let mut stores: Vec<_> =
+            self.fleets.iter().map(|(name, fleet)| (Arc::clone(name), Arc::clone(fleet))).collect();
+        stores.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Served { tokens: tokens.all(), stores }
+    }
+}
+
+fn fleet_settings(store: &StoreSettings, tokens: &Tokens) -> FleetSettings {
+    let rule = store.keys.rule().cloned();
+    let is_made_by_rule = move |locator: &KeyLocator| match (&rule, locator) {
+        (Some(rule), KeyLocator::Label(label)) => rule.key_of(label).is_some(),
+        _ => false,
+    };
+    FleetSettings {
+        members: store.tokens.iter().filter_map(|name| tokens.named(name)).collect(),
+        hedging: store.hedging,
+        listed: store.keys.materials(),
+        is_made_by_rule: Box::new(is_made_by_rule),
+    }
+}
+
+fn build_store(
+    settings: StoreSettings,
+    fleet: Arc<Fleet>,
+    before: Option<&Arc<KeyStore>>,
+    iv_budget: &IvBudget,
+    metrics: &Arc<Metrics>,
+) -> KeyStore {
+    let keys = Arc::new(settings.keys);
+    let (per_second, burst) = (settings.requests_per_second, settings.burst);
+    let same_quota = before.map(|store| &store.quota).filter(|quota| quota.is_of(per_second, burst));
+    KeyStore {
+        iv_counts: before.map_or_else(
+            || Arc::new(iv_budget.of_store(&settings.name)),
+            |store| Arc::clone(&store.iv_counts),
+        ),
+        latest: before.map_or_else(
+            || LatestKeys::new(settings.is_enabled, Arc::clone(&keys)),
+            |store| Arc::clone(&store.latest),
+        ),
+        quota: same_quota.map_or_else(|| Arc::new(StoreQuota::new(per_second, burst)), Arc::clone),
+        credential_uses: CredentialUses::new(&settings.name, settings.credentials.ids(), metrics),
+        name: settings.name,
+        prefix: settings.prefix,
+        is_enabled: settings.is_enabled,
+        credentials: settings.credentials,
+        keys,
+        aws_sample: settings.aws_sample,
+        hsm: fleet,
+    }
+}

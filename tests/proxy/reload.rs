@@ -1,0 +1,9 @@
+//! Another configuration while the proxy serves.
+
+mod changes;
+mod connections;
+mod faults;
+mod files;
+mod hsm;
+mod load;
+mod rig;

@@ -1,0 +1,282 @@
+//! Each kind of change takes effect by a reload, and nothing else does.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use xks_harness::client::{tls, tls_config};
+use xks_harness::proxy::{PATIENCE, main_store, nested_store};
+use xks_harness::token::{PIN, SO_PIN};
+use xks_harness::{Http, Pki, Setup, SoftHsm};
+
+use super::rig::{Reloading, credential, listed, main_store_as};
+
+fn refused(name: &str, status: u16) -> (u16, String) {
+    (status, name.to_owned())
+}
+
+#[tokio::test]
+async fn keys_come_and_go_and_are_disabled() {
+    let reloading = Reloading::start(Setup::default()).await;
+    let mut client = reloading.client().await;
+    let demo = client.encrypt("demo").await.ok();
+    let keys = |disabled: &str| format!("{}{disabled}{}", listed("demo", "demo"), listed("new", "demo-2"));
+    let setup = |keys: String| Setup { keys, ..reloading.setup.clone() };
+    assert_eq!(client.encrypt("new").await.error(), refused("KeyNotFoundException", 404));
+
+    assert_eq!(reloading.reload_with(&setup(keys(""))).await, "ok");
+    client.encrypt("new").await.ok();
+    client.decrypt("demo", &demo).await.ok();
+    assert_eq!(client.encrypt("demo-2").await.error(), refused("KeyNotFoundException", 404), "it is gone");
+
+    assert_eq!(reloading.reload_with(&setup(keys("enabled = false\n"))).await, "ok");
+    assert_eq!(client.decrypt("demo", &demo).await.error(), refused("InvalidStateException", 400));
+    client.encrypt("new").await.ok();
+
+    assert_eq!(reloading.reload_with(&setup(keys(""))).await, "ok");
+    client.decrypt("demo", &demo).await.ok();
+}
+
+#[tokio::test]
+async fn versions_change_their_states() {
+    let reloading = Reloading::start(Setup::default()).await;
+    let mut client = reloading.client().await;
+    let first = client.encrypt("demo").await.ok();
+    let version = |number: u8, label: &str, state: &str| {
+        format!("[[stores.keys.versions]]\nnumber = {number}\nlabel = \"{label}\"\nstate = \"{state}\"\n")
+    };
+    let keys = |states: [&str; 2]| {
+        let [first, second] = states;
+        let entry = "[[stores.keys]]\nexternal_key_id = \"demo\"\n";
+        format!("{entry}{}{}", version(1, "demo", first), version(2, "demo-2", second))
+    };
+    let mut second = None;
+    for (states, decrypts_first, encrypts_as) in [
+        (["primary", "staged"], true, 1),
+        (["retired", "primary"], true, 2),
+        (["disabled", "primary"], false, 2),
+        (["primary", "retired"], true, 1),
+    ] {
+        let setup = Setup { keys: keys(states), ..reloading.setup.clone() };
+        assert_eq!(reloading.reload_with(&setup).await, "ok", "{states:?}");
+        let answer = client.decrypt("demo", &first).await;
+        assert_eq!(answer.status == 200, decrypts_first, "{states:?}: {answer:?}");
+        let made = client.encrypt("demo").await.ok();
+        let metadata = xks_harness::request::bytes_of(&made["ciphertextMetadata"]);
+        assert_eq!(metadata, [1, 0, 0, 0, encrypts_as], "{states:?}");
+        if encrypts_as == 2 {
+            second = Some(made);
+        }
+        if let Some(second) = &second {
+            client.decrypt("demo", second).await.ok();
+        }
+    }
+}
+
+#[tokio::test]
+async fn stores_come_and_go() {
+    let reloading = Reloading::start(Setup::default()).await;
+    let third = xks_harness::Store { prefix: "/third".to_owned(), ..main_store_as(0) };
+    let more = format!(
+        "{}[[stores]]\nname = \"third\"\nuri_path_prefix = \"/third\"\ntokens = [\"softhsm\"]\nauthorization = \"none\"\n{}{}",
+        reloading.setup.more,
+        listed("demo", "third-demo"),
+        credential(&third)
+    );
+    reloading.proxy.token.generate("third-demo", &[]);
+    let with_third = Setup { more, ..reloading.setup.clone() };
+    let mut client = reloading.client_of(third).await;
+    assert_eq!(client.encrypt("demo").await.error(), refused("InvalidUriPathException", 404));
+    assert_eq!(reloading.reload_with(&with_third).await, "ok");
+    // It was waited for: the proxy is ready all the time, and so is the store.
+    let made = client.encrypt("demo").await.ok();
+    assert_eq!(reloading.proxy.admin("/readyz").await.0, 200);
+    assert_eq!(reloading.reload_with(&reloading.setup).await, "ok");
+    assert_eq!(client.decrypt("demo", &made).await.error(), refused("InvalidUriPathException", 404));
+    assert_eq!(reloading.reload_with(&with_third).await, "ok");
+    client.decrypt("demo", &made).await.ok();
+    let disabled = Setup { store: "enabled = false".to_owned(), ..reloading.setup.clone() };
+    assert_eq!(reloading.reload_with(&disabled).await, "ok");
+    let answer = reloading.client().await.encrypt("demo").await;
+    assert_eq!(answer.error(), refused("InvalidStateException", 400));
+}
+
+#[tokio::test]
+async fn a_key_moves_to_another_store() {
+    let setup = Setup { keys: listed("demo", "demo") + &listed("demo-2", "demo-2"), ..Setup::default() };
+    let reloading = Reloading::start(setup).await;
+    let mut main = reloading.client().await;
+    let made = main.encrypt("demo").await.ok();
+    // What stands at the end of the file belongs to store `nested`.
+    let moved = Setup {
+        keys: listed("demo-2", "demo-2"),
+        more: format!("{}{}", listed("demo", "demo"), reloading.setup.more),
+        ..reloading.setup.clone()
+    };
+    assert_eq!(reloading.reload_with(&moved).await, "ok");
+    assert_eq!(main.encrypt("demo").await.error(), refused("KeyNotFoundException", 404));
+    let mut nested = reloading.client_of(nested_store()).await;
+    nested.decrypt("demo", &made).await.ok();
+    // Without the entry the rule would make a key of that id, which is not there: removing it has to be meant.
+    assert_eq!(reloading.reload_with(&reloading.setup).await, "keys_lost");
+    assert_eq!(reloading.outcome_of(|this| this.proxy.signal("USR1")).await, "ok");
+    main.decrypt("demo", &made).await.ok();
+    assert_eq!(nested.encrypt("demo").await.error(), refused("KeyNotFoundException", 404));
+}
+
+#[tokio::test]
+async fn quotas_change_and_one_that_stays_keeps_its_count() {
+    let tight = |more: &str| Setup {
+        quota: "requests_per_second = 1\nburst = 1".to_owned(),
+        store: more.to_owned(),
+        ..Setup::default()
+    };
+    let reloading = Reloading::start(Setup::default()).await;
+    let unwatched = |setup: Setup| Setup { more: reloading.setup.more.clone(), ..setup };
+    let mut client = reloading.client().await;
+    for _ in 0..5 {
+        client.encrypt("demo").await.ok();
+    }
+    assert_eq!(reloading.reload_with(&unwatched(tight(""))).await, "ok");
+    let until = Instant::now() + PATIENCE;
+    // The bucket fills within a second: on a slow machine it takes more than one try to see that it was kept.
+    loop {
+        while client.encrypt("demo").await.status == 200 {}
+        let empty_at = Instant::now();
+        assert_eq!(reloading.reload_with(&unwatched(tight("region = \"us-east-1\""))).await, "ok");
+        let answer = client.encrypt("demo").await;
+        if empty_at.elapsed() < Duration::from_millis(900) {
+            assert_eq!(answer.error(), refused("ThrottlingException", 429));
+            break;
+        }
+        assert!(Instant::now() < until);
+    }
+    assert_eq!(reloading.reload_with(&reloading.setup).await, "ok");
+    for _ in 0..5 {
+        client.encrypt("demo").await.ok();
+    }
+}
+
+async fn presented(reloading: &Reloading) -> Vec<u8> {
+    let stream = tls(reloading.proxy.address, tls_config(Http::One)).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_for_new_connections() {
+    let certificates = "[{ chain_file = \"ecdsa.pem\", key_file = \"ecdsa.key\" }]".to_owned();
+    let reloading = Reloading::start(Setup { certificates, ..Setup::default() }).await;
+    let mut client = reloading.client().await;
+    let before = presented(&reloading).await;
+    assert_eq!(reloading.reload().await, "ok");
+    assert_eq!(presented(&reloading).await, before);
+    let another = Pki::shared().another();
+    fs::write(reloading.proxy.folder().join("ecdsa.pem"), &another.certificate).unwrap();
+    fs::write(reloading.proxy.folder().join("ecdsa.key"), &another.key).unwrap();
+    assert_eq!(reloading.reload().await, "ok");
+    assert_ne!(presented(&reloading).await, before);
+    client.encrypt("demo").await.ok();
+    assert!(!client.connection.is_closed(), "trust has not changed");
+}
+
+#[tokio::test]
+async fn the_log_level_changes() {
+    let reloading = Reloading::start(Setup::default()).await;
+    let count = || {
+        let lines = reloading.proxy.log_lines();
+        lines.iter().filter(|line| line["target"] == "request").count()
+    };
+    let with = |level: &str| Setup {
+        more: format!("{}[log]\nlevel = \"{level}\"\n", reloading.setup.more),
+        ..reloading.setup.clone()
+    };
+    let mut client = reloading.client().await;
+    assert_eq!(reloading.reload_with(&with("warn")).await, "ok");
+    client.encrypt("demo").await.ok();
+    assert_eq!(reloading.reload_with(&with("info")).await, "ok");
+    let before = count();
+    client.encrypt("demo").await.ok();
+    let _ =
+        reloading.proxy.wait_for_log(|line| line["target"] == "request" && line["external_key_id"] == "demo");
+    assert_eq!((before, count()), (0, 1));
+}
+
+#[tokio::test]
+async fn the_fleet_size_changes() {
+    let reloading = Reloading::start(Setup::default()).await;
+    let mut client = reloading.client().await;
+    assert_eq!(client.health().await.ok()["xksProxyFleetSize"], 1);
+    let setup = Setup { server: "lame_duck_secs = 0\nfleet_size = 3".to_owned(), ..reloading.setup.clone() };
+    assert_eq!(reloading.reload_with(&setup).await, "ok");
+    assert_eq!(client.health().await.ok()["xksProxyFleetSize"], 3);
+}
+
+#[tokio::test]
+async fn tokens_come_and_go() {
+    const SECOND: &str = "xks-second";
+    let token = SoftHsm::with_keys();
+    token.tool(&["init", "--label", SECOND, "--so-pin", SO_PIN, "--pin", PIN]);
+    for label in ["demo", "xks-health"] {
+        token.tool(&["generate", "--token", SECOND, "--label", label]);
+    }
+    let reloading = Reloading::start_on(Setup::default(), token).await;
+    let third = xks_harness::Store { prefix: "/third".to_owned(), ..main_store_as(0) };
+    let more = format!(
+        "{}[[tokens]]\nname = \"second\"\nmodule = {:?}\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\n[[stores]]\n\
+         name = \"third\"\nuri_path_prefix = \"/third\"\ntokens = [\"second\"]\nauthorization = \"none\"\n{}{}",
+        reloading.setup.more,
+        SoftHsm::module().display().to_string(),
+        listed("demo", "demo"),
+        credential(&third)
+    );
+    let with_second = Setup { more, ..reloading.setup.clone() };
+    for _ in 0..2 {
+        assert_eq!(reloading.reload_with(&with_second).await, "ok");
+        let mut client = reloading.client_of(third.clone()).await;
+        client.encrypt("demo").await.ok();
+        assert!(reloading.verbose().await.contains("token second active\n"));
+        assert_eq!(reloading.reload_with(&reloading.setup).await, "ok");
+        assert_eq!(client.encrypt("demo").await.error(), refused("InvalidUriPathException", 404));
+        assert!(!reloading.verbose().await.contains("token second"));
+        assert!(!reloading.proxy.admin("/metrics").await.1.contains("xks_token_health{token=\"second\"}"));
+        let mut main = reloading.client().await;
+        main.encrypt("demo").await.ok();
+    }
+    let _ = reloading.proxy.wait_for_log(|line| line["token"] == "second" && line["has_stopped"] == true);
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_credential_is_told_before_it_goes() {
+    let [old, new] = [main_store(), main_store_as(1)];
+    let reloading = Reloading::start(Setup::default()).await;
+    let both = Setup { store: credential(&new), ..reloading.setup.clone() };
+    let last_used = |store: &xks_harness::Store| {
+        let id = store.signing.access_key_id.clone();
+        let proxy = &reloading.proxy;
+        async move {
+            let labels = format!("{{access_key_id=\"{id}\",store=\"main\"}}");
+            proxy.metric(&format!("xks_credential_last_used_timestamp_seconds{labels}")).await
+        }
+    };
+    assert_eq!(reloading.reload_with(&both).await, "ok");
+    assert_eq!(last_used(&old).await, 0.0, "nobody has come yet");
+    reloading.client().await.encrypt("demo").await.ok();
+    let at = last_used(&old).await;
+    assert!(at > 1_700_000_000.0, "{at}");
+    assert_eq!(last_used(&new).await, 0.0);
+    reloading.client_of(new.clone()).await.encrypt("demo").await.ok();
+    let _ = reloading.proxy.wait_for_log(|line| {
+        line["message"].as_str().is_some_and(|text| text.starts_with("first use of a credential"))
+            && line["access_key_id"] == new.signing.access_key_id
+    });
+    reloading.edit(&credential(&old), "");
+    assert_eq!(reloading.reload().await, "ok");
+    let line = reloading
+        .proxy
+        .wait_for_log(|line| line["access_key_id"] == old.signing.access_key_id && line["is_kept"] == false);
+    assert_eq!(line["last_used_unix_secs"].as_f64(), Some(at));
+    assert_eq!(last_used(&old).await, 0.0, "and the metric is gone");
+    assert!(last_used(&new).await > 0.0);
+    let answer = reloading.client().await.encrypt("demo").await;
+    assert_eq!(answer.error(), refused("AuthenticationFailedException", 401));
+    reloading.client_of(new).await.encrypt("demo").await.ok();
+}
