@@ -65,7 +65,7 @@ async fn health_says_truly_who_the_token_is() {
     assert_eq!(health["xksProxyFleetSize"], 1);
     assert_eq!(readiness(&rig).await, READY);
     let (_, verbose) = rig.proxy.admin("/readyz?verbose").await;
-    assert_eq!(verbose, "ready\ntoken softhsm active\n");
+    assert!(verbose.starts_with("ready\ntoken softhsm active\n"), "{verbose}");
 }
 
 #[tokio::test]
