@@ -1,0 +1,120 @@
+//! Latency: the first request of a connection apart, since connecting counts.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mock_kms::xks::{HttpVersion, Shaping};
+use xks_spec::Operation;
+use xks_spec::limits::{KMS_TIMEOUT, RECOMMENDED_ROUND_TRIP};
+
+use crate::case::{Case, Level, Section, expect};
+use crate::report::html::percentile;
+use crate::wire::{Wire, body_of, decrypt_body, encrypt_body};
+
+/// Requests of each measurement. The median is judged: one answer that this machine was slow to read is no finding.
+const SAMPLES: usize = 40;
+
+/// The section.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for operation in Operation::ALL {
+        let requirement: &[&'static str] = match operation {
+            Operation::GetKeyMetadata => &["META-TIME-001"],
+            Operation::Encrypt => &["ENC-TIME-001"],
+            Operation::Decrypt => &["DEC-TIME-001"],
+            Operation::GetHealthStatus => &["HEALTH-TIME-001"],
+        };
+        for (kind, is_new) in [("kept", false), ("new", true)] {
+            all.push(
+                Case::new(
+                    Section::Latency,
+                    format!("{}-{kind}-connection", operation.path_segment()),
+                    Level::Must,
+                    format!("{} {SAMPLES} times, on a {kind} connection", operation.name()),
+                    "answers within 250 ms, connecting included (judged by the median)",
+                    move |wire| async move { measured(&wire, operation, is_new).await },
+                )
+                .of(requirement),
+            );
+        }
+    }
+    all.push(
+        Case::new(
+            Section::Latency,
+            "tcp-connect",
+            Level::Should,
+            format!("opens {SAMPLES} TCP connections"),
+            "each within 35 ms, the round trip that KMS recommends (judged by the median)",
+            |wire| async move {
+                let mut times = Vec::new();
+                for _ in 0..SAMPLES {
+                    let begin = std::time::Instant::now();
+                    let opened = tokio::net::TcpStream::connect(wire.target.address).await;
+                    expect(opened.is_ok(), "a TCP connection", "none")?;
+                    times.push(begin.elapsed().as_secs_f64() * 1000.0);
+                }
+                judge(times, RECOMMENDED_ROUND_TRIP)
+            },
+        )
+        .of(&["OPS-RTT-001"]),
+    );
+    all.push(
+        Case::new(
+            Section::Latency,
+            "together",
+            Level::Must,
+            "20 encrypts at once, five times",
+            "the slowest of a round within 250 ms (judged by the best round)",
+            |wire| async move {
+                let mut best = f64::MAX;
+                for _ in 0..5 {
+                    let one = |_| async {
+                        wire.send(&wire.request(Operation::Encrypt))
+                            .await
+                            .map(|seen| seen.report.last_try.as_secs_f64() * 1000.0)
+                    };
+                    let mut slowest: f64 = 0.0;
+                    for time in join_all((0..20).map(one)).await {
+                        slowest = slowest.max(time?);
+                    }
+                    best = best.min(slowest);
+                }
+                expect(best <= 250.0, "within 250 ms", format!("{best:.1} ms"))?;
+                Ok(format!("{best:.1} ms"))
+            },
+        )
+        .of(&["ENC-TIME-001"]),
+    );
+    all
+}
+
+async fn measured(wire: &Wire, operation: Operation, is_new: bool) -> crate::case::Finding {
+    let mut body = body_of(operation);
+    if operation == Operation::Decrypt {
+        body =
+            decrypt_body(&wire.encrypt(wire.key(), &encrypt_body(b"Hello World!", None, false)).await?, None);
+    }
+    let mut times = Vec::new();
+    for _ in 0..SAMPLES {
+        let mut request = wire.request(operation);
+        request.body = body.to_string().into();
+        request.shaping = Shaping { has_own_connection: is_new, ..Shaping::default() };
+        let seen = wire.send_to(wire.proxy(), HttpVersion::Http1, &request).await?;
+        seen.ok()?;
+        times.push(seen.report.last_try.as_secs_f64() * 1000.0);
+    }
+    judge(times, KMS_TIMEOUT)
+}
+
+fn judge(mut times: Vec<f64>, limit: Duration) -> crate::case::Finding {
+    times.sort_by(f64::total_cmp);
+    let (median, p99) = (percentile(&times, 50), percentile(&times, 99));
+    let seen = format!("median {median:.1} ms, p99 {p99:.1} ms");
+    expect(
+        median <= limit.as_secs_f64() * 1000.0,
+        format!("a median within {} ms", limit.as_millis()),
+        &seen,
+    )?;
+    Ok(seen)
+}

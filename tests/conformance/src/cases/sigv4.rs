@@ -1,0 +1,691 @@
+//! SigV4: what must authenticate and what must not, the signature itself being right for what it signs.
+
+use bytes::Bytes;
+use http::HeaderValue;
+use mock_kms::xks::{HttpVersion, Request};
+use xks_spec::ErrorName::{AuthenticationFailedException, InvalidUriPathException};
+use xks_spec::Operation;
+
+use crate::case::{Case, Finding, Level, Section, expect, fail};
+use crate::client::sigv4::ByHand;
+use crate::target::Need;
+use crate::wire::{Seen, Wire, body_of, encrypt_body, with_authorization};
+
+/// The section, without the forms of the header.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    let mut all = signed_otherwise();
+    all.extend(unsigned());
+    all.extend(accepted());
+    all.extend(replays());
+    all.extend(oracles());
+    all
+}
+
+type Change = fn(&mut ByHand);
+
+/// Right signatures over something that is not to be accepted.
+fn signed_otherwise() -> Vec<Case> {
+    let rows: [(&str, Level, i64, Change, &[&'static str]); 22] = [
+        (
+            "host-not-signed",
+            Level::Should,
+            0,
+            |s| s.headers.retain(|(name, _)| name != "host"),
+            &["AUTH-SIGNED-002"],
+        ),
+        (
+            "date-not-signed",
+            Level::Should,
+            0,
+            |s| s.headers.retain(|(name, _)| name != "x-amz-date"),
+            &["AUTH-SIGNED-003"],
+        ),
+        ("nothing-signed", Level::Should, 0, |s| s.headers.clear(), &["AUTH-SIGNED-002", "AUTH-SIGNED-003"]),
+        ("6-minutes-old", Level::Should, -360, |_| {}, &["AUTH-SKEW-002"]),
+        ("6-minutes-ahead", Level::Should, 360, |_| {}, &["AUTH-SKEW-003"]),
+        ("14-minutes-old", Level::Should, -840, |_| {}, &["AUTH-SKEW-002"]),
+        ("14-minutes-ahead", Level::Should, 840, |_| {}, &["AUTH-SKEW-003"]),
+        ("an-hour-old", Level::Must, -3600, |_| {}, &["AUTH-SKEW-001"]),
+        ("a-day-old", Level::Must, -86_400, |_| {}, &["AUTH-SKEW-001"]),
+        ("a-year-old", Level::Must, -31_536_000, |_| {}, &["AUTH-SKEW-001"]),
+        ("a-day-ahead", Level::Must, 86_400, |_| {}, &["AUTH-SKEW-001"]),
+        (
+            "scope-of-yesterday",
+            Level::Should,
+            0,
+            |s| {
+                s.day = crate::client::sigv4::amz_date(time::OffsetDateTime::now_utc() - time::Duration::DAY)
+                    [..8]
+                    .to_owned()
+            },
+            &["AUTH-SCOPE-003"],
+        ),
+        (
+            "scope-of-tomorrow",
+            Level::Should,
+            0,
+            |s| {
+                s.day = crate::client::sigv4::amz_date(time::OffsetDateTime::now_utc() + time::Duration::DAY)
+                    [..8]
+                    .to_owned()
+            },
+            &["AUTH-SCOPE-003"],
+        ),
+        ("service-kms", Level::Must, 0, |s| s.service = "kms".to_owned(), &["AUTH-SCOPE-002"]),
+        ("service-s3", Level::Must, 0, |s| s.service = "s3".to_owned(), &["AUTH-SCOPE-002"]),
+        (
+            "service-upper-case",
+            Level::Must,
+            0,
+            |s| s.service = "KMS-XKS-PROXY".to_owned(),
+            &["AUTH-SCOPE-002"],
+        ),
+        ("end-aws5", Level::Must, 0, |s| s.end = "aws5_request".to_owned(), &["AUTH-SCOPE-001"]),
+        ("end-empty", Level::Must, 0, |s| s.end = String::new(), &["AUTH-SCOPE-001"]),
+        (
+            "algorithm-sha512",
+            Level::Must,
+            0,
+            |s| s.algorithm = "AWS4-HMAC-SHA512".to_owned(),
+            &["AUTH-ALG-001"],
+        ),
+        (
+            "algorithm-lower-case",
+            Level::Must,
+            0,
+            |s| s.algorithm = "aws4-hmac-sha256".to_owned(),
+            &["AUTH-ALG-001"],
+        ),
+        (
+            "unsigned-payload",
+            Level::Must,
+            0,
+            |s| s.payload_hash = "UNSIGNED-PAYLOAD".to_owned(),
+            &["AUTH-HASH-001"],
+        ),
+        (
+            "hash-in-upper-case",
+            Level::Should,
+            0,
+            |s| s.payload_hash = s.payload_hash.to_uppercase(),
+            &["AUTH-HASH-001"],
+        ),
+    ];
+    let mut all: Vec<_> = rows
+        .into_iter()
+        .map(|(name, level, skew, change, requirements)| {
+            let does = format!("a signature that is right but for what it signs: {}", name.replace('-', " "));
+            refused(name, level, does, requirements, move |wire| {
+                wire.by_hand(wire.request(Operation::GetKeyMetadata), skew, change)
+            })
+        })
+        .collect();
+    let mut on_health: Vec<_> = [("6-minutes-old-health", -360), ("an-hour-old-health", -3600)]
+        .into_iter()
+        .map(|(name, skew)| {
+            refused(
+                name,
+                Level::Should,
+                "an old signature of GetHealthStatus".to_owned(),
+                &["AUTH-SKEW-002"],
+                move |wire| wire.by_hand(wire.request(Operation::GetHealthStatus), skew, |_| {}),
+            )
+        })
+        .collect();
+    all.append(&mut on_health);
+    all.extend([
+        refused(
+            "wrong-secret",
+            Level::Must,
+            "a signature by another secret",
+            &["AUTH-KEY-003", "ERR-AUTH-001"],
+            |wire| {
+                let mut request = wire.request(Operation::Encrypt);
+                request.signing.secret_access_key =
+                    Some("wrong/secret+wrong/secret+wrong/secret+wrong".to_owned());
+                request
+            },
+        ),
+        refused(
+            "unknown-access-key-id",
+            Level::Must,
+            "a signature under an access key id that is nobody's",
+            &["AUTH-KEY-002", "AUTH-ROT-003"],
+            |wire| {
+                let mut request = wire.request(Operation::Encrypt);
+                request.signing.access_key_id = Some("NOBODYSACCESSKEYID2345".to_owned());
+                request
+            },
+        ),
+        refused(
+            "access-key-id-exchanged",
+            Level::Must,
+            "a right signature with another access key id put in",
+            &["AUTH-KEY-002", "AUTH-ROT-003"],
+            |wire| {
+                let request = wire.request(Operation::GetKeyMetadata);
+                let by_hand = ByHand::new(wire.proxy(), &request.path, &request.body, 0);
+                let changed =
+                    by_hand.authorization().replace(&by_hand.access_key_id, "NOBODYSACCESSKEYID2345");
+                with_authorization(request, &by_hand.date, &changed)
+            },
+        ),
+        refused(
+            "other-method-signed",
+            Level::Must,
+            "a signature for GET on a POST",
+            &["AUTH-CANON-001"],
+            |wire| wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| s.method = "GET".to_owned()),
+        ),
+        refused(
+            "other-path-signed",
+            Level::Must,
+            "the signature of another key's path",
+            &["AUTH-CANON-002"],
+            |wire| {
+                wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
+                    s.path = s.path.replace("/metadata", "/encrypt")
+                })
+            },
+        ),
+        refused(
+            "other-host-signed",
+            Level::Must,
+            "the signature for another host",
+            &["AUTH-HOST-001", "AUTH-CANON-004"],
+            |wire| {
+                wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
+                    s.headers[0].1 = "other.example.com".to_owned()
+                })
+            },
+        ),
+        refused(
+            "other-date-signed",
+            Level::Must,
+            "the signature of another second than x-amz-date tells",
+            &["AUTH-DATE-001", "AUTH-CANON-004", "AUTH-STS-001"],
+            |wire| {
+                wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
+                    s.headers[1].1 = crate::client::sigv4::amz_date(
+                        time::OffsetDateTime::now_utc() - time::Duration::SECOND * 7,
+                    )
+                })
+            },
+        ),
+        refused(
+            "other-body-signed",
+            Level::Must,
+            "the signature of another body",
+            &["AUTH-HASH-001"],
+            |wire| {
+                let mut request = wire.request(Operation::GetKeyMetadata);
+                request.signing.body = Some(Bytes::from_static(b"{}"));
+                request
+            },
+        ),
+        refused(
+            "body-hash-from-header",
+            Level::Must,
+            "another body than the one whose hash x-amz-content-sha256 tells and the signature covers",
+            &["AUTH-HASH-001"],
+            |wire| {
+                let signed = body_of(Operation::GetKeyMetadata).to_string();
+                let mut request = wire.request(Operation::GetKeyMetadata);
+                request.body = signed.replace("Alice", "Mallo").into();
+                let hash = ByHand::new(wire.proxy(), "", signed.as_bytes(), 0).payload_hash;
+                request.headers.push(("x-amz-content-sha256".to_owned(), hash.clone()));
+                wire.by_hand(request, 0, |s| {
+                    s.payload_hash.clone_from(&hash);
+                    s.headers.insert(1, ("x-amz-content-sha256".to_owned(), hash.clone()));
+                })
+            },
+        ),
+        refused(
+            "unsigned-payload-header",
+            Level::Must,
+            "x-amz-content-sha256 of UNSIGNED-PAYLOAD, signed so",
+            &["AUTH-HASH-001"],
+            |wire| {
+                let mut request = wire.request(Operation::GetKeyMetadata);
+                request.headers.push(("x-amz-content-sha256".to_owned(), "UNSIGNED-PAYLOAD".to_owned()));
+                wire.by_hand(request, 0, |s| {
+                    s.payload_hash = "UNSIGNED-PAYLOAD".to_owned();
+                    s.headers.insert(1, ("x-amz-content-sha256".to_owned(), "UNSIGNED-PAYLOAD".to_owned()));
+                })
+            },
+        ),
+        refused(
+            "region-exchanged",
+            Level::Must,
+            "a right signature with another Region put into the scope",
+            &["AUTH-KEY-001", "AUTH-STS-001"],
+            |wire| {
+                let request = wire.request(Operation::GetKeyMetadata);
+                let by_hand = ByHand::new(wire.proxy(), &request.path, &request.body, 0);
+                let changed =
+                    by_hand.authorization().replace(&format!("/{}/", by_hand.region), "/xx-nowhere-9/");
+                with_authorization(request, &by_hand.date, &changed)
+            },
+        ),
+        refused(
+            "signed-header-changed",
+            Level::Must,
+            "a signed header with another value than was signed",
+            &["AUTH-CANON-004"],
+            |wire| {
+                let mut request = wire.request(Operation::GetKeyMetadata);
+                request.headers.push(("x-more".to_owned(), "changed".to_owned()));
+                wire.by_hand(request, 0, |s| s.headers.push(("x-more".to_owned(), "signed".to_owned())))
+            },
+        ),
+        refused(
+            "signed-header-missing",
+            Level::Must,
+            "a signed header that is not sent",
+            &["AUTH-CANON-004"],
+            |wire| {
+                wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
+                    s.headers.push(("x-more".to_owned(), "signed".to_owned()))
+                })
+            },
+        ),
+        refused(
+            "second-value-added",
+            Level::Must,
+            "a signed header with a second value that was not signed",
+            &["AUTH-CANON-004"],
+            |wire| {
+                let mut request = wire.request(Operation::GetKeyMetadata);
+                request.headers.extend([
+                    ("x-more".to_owned(), "signed".to_owned()),
+                    ("x-more".to_owned(), "added".to_owned()),
+                ]);
+                wire.by_hand(request, 0, |s| s.headers.push(("x-more".to_owned(), "signed".to_owned())))
+            },
+        ),
+        Case::new(
+            Section::Sigv4,
+            "query-added",
+            Level::Must,
+            "a right signature, and a query that was not signed",
+            "a refusal",
+            |wire| async move {
+                let request = wire.request(Operation::GetKeyMetadata);
+                let by_hand = ByHand::new(wire.proxy(), &request.path, &request.body, 0);
+                let mut sent = with_authorization(request, &by_hand.date, &by_hand.authorization());
+                sent.path.push_str("?a=b");
+                wire.send(&sent).await?.refused(&[
+                    AuthenticationFailedException,
+                    InvalidUriPathException,
+                    xks_spec::ErrorName::ValidationException,
+                ])
+            },
+        )
+        .of(&["AUTH-MATCH-001", "AUTH-CANON-002"]),
+    ]);
+    all
+}
+
+fn refused(
+    name: &str,
+    level: Level,
+    does: impl Into<String>,
+    requirements: &[&'static str],
+    request: impl Fn(&Wire) -> Request + Send + Sync + Copy + 'static,
+) -> Case {
+    Case::new(Section::Sigv4, name, level, does, "AuthenticationFailedException", move |wire| async move {
+        wire.send(&request(&wire)).await?.refused(&[AuthenticationFailedException])
+    })
+    .of(requirements)
+}
+
+/// Each operation without a signature.
+fn unsigned() -> Vec<Case> {
+    Operation::ALL
+        .into_iter()
+        .map(|operation| {
+            Case::new(
+                Section::Sigv4,
+                format!("unsigned-{}", operation.path_segment()),
+                Level::Must,
+                format!("{} without any signature", operation.name()),
+                "AuthenticationFailedException",
+                move |wire| async move {
+                    let mut request = wire.request(operation);
+                    request.signing.is_off = true;
+                    wire.send(&request).await?.refused(&[AuthenticationFailedException])
+                },
+            )
+            .of(&["AUTH-SIG-001", "AUTH-HEADER-002", "ERR-AUTH-001"])
+        })
+        .collect()
+}
+
+/// What must authenticate.
+fn accepted() -> Vec<Case> {
+    let taken = |name: &'static str,
+                 level: Level,
+                 does: &'static str,
+                 requirements: &[&'static str],
+                 request: fn(&Wire) -> Request| {
+        Case::new(Section::Sigv4, name, level, does, "200", move |wire| async move {
+            wire.send(&request(&wire)).await?.ok()?;
+            Ok("200".to_owned())
+        })
+        .of(requirements)
+    };
+    let mut all = vec![
+        taken(
+            "as-kms",
+            Level::Must,
+            "signs host and x-amz-date as KMS does",
+            &["AUTH-SIGNED-004", "AUTH-MATCH-001", "AUTH-SIG-001", "AUTH-STS-001", "AUTH-HOST-001"],
+            |wire| wire.request(Operation::GetKeyMetadata),
+        ),
+        taken(
+            "as-curl",
+            Level::Should,
+            "signs content-type too, as curl does",
+            &["AUTH-SIG-002", "AUTH-CANON-004"],
+            |wire| {
+                wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
+                    s.headers.insert(0, ("content-type".to_owned(), "application/json".to_owned()))
+                })
+            },
+        ),
+        taken(
+            "other-region",
+            Level::May,
+            "signs for Region eu-west-3: a store may be pinned to one",
+            &["AUTH-KEY-001"],
+            |wire| {
+                wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
+                    s.region = "eu-west-3".to_owned()
+                })
+            },
+        ),
+        taken("4-minutes-old", Level::Must, "a request of four minutes ago", &["AUTH-SKEW-001"], |wire| {
+            wire.by_hand(wire.request(Operation::GetKeyMetadata), -240, |_| {})
+        }),
+        taken(
+            "4-minutes-ahead",
+            Level::Must,
+            "a request of four minutes ahead",
+            &["AUTH-SKEW-001"],
+            |wire| wire.by_hand(wire.request(Operation::GetKeyMetadata), 240, |_| {}),
+        ),
+        taken(
+            "body-hash-header",
+            Level::Should,
+            "sends and signs x-amz-content-sha256 of the body",
+            &["AUTH-CANON-004", "AUTH-MATCH-001"],
+            |wire| {
+                let mut request = wire.request(Operation::GetKeyMetadata);
+                let hash = ByHand::new(wire.proxy(), "", &request.body, 0).payload_hash;
+                request.headers.push(("x-amz-content-sha256".to_owned(), hash.clone()));
+                wire.by_hand(request, 0, |s| {
+                    s.headers.insert(1, ("x-amz-content-sha256".to_owned(), hash.clone()))
+                })
+            },
+        ),
+        taken(
+            "unsigned-extra-headers",
+            Level::Must,
+            "sends headers that are not signed",
+            &["AUTH-MATCH-001"],
+            |wire| {
+                let mut request = wire.request(Operation::GetKeyMetadata);
+                request.headers.extend([
+                    ("user-agent".to_owned(), "x/1".to_owned()),
+                    ("x-amzn-trace-id".to_owned(), "Root=1".to_owned()),
+                ]);
+                request
+            },
+        ),
+    ];
+    all.push(
+        Case::new(
+            Section::Sigv4,
+            "http2-authority",
+            Level::Must,
+            "signs :authority as host over HTTP/2",
+            "200",
+            |wire| async move {
+                wire.send_to(wire.proxy(), HttpVersion::Http2, &wire.request(Operation::GetKeyMetadata))
+                    .await?
+                    .ok()?;
+                Ok("200".to_owned())
+            },
+        )
+        .of(&["AUTH-CANON-005"])
+        .needs(&[Need::Http2]),
+    );
+    all.push(
+        Case::new(
+            Section::Sigv4,
+            "http2-wrong-signature",
+            Level::Must,
+            "a signature by another secret over HTTP/2",
+            "AuthenticationFailedException",
+            |wire| async move {
+                let mut request = wire.request(Operation::GetKeyMetadata);
+                request.signing.secret_access_key =
+                    Some("wrong/secret+wrong/secret+wrong/secret+wrong".to_owned());
+                wire.send_to(wire.proxy(), HttpVersion::Http2, &request)
+                    .await?
+                    .refused(&[AuthenticationFailedException])
+            },
+        )
+        .of(&["AUTH-KEY-003", "AUTH-CANON-005"])
+        .needs(&[Need::Http2]),
+    );
+    all.push(
+        Case::new(
+            Section::Sigv4,
+            "chunked-body",
+            Level::Must,
+            "a body in chunks, signed as the body that they make",
+            "200",
+            |wire| async move { chunked(&wire, false).await },
+        )
+        .of(&["TRANS-HTTP-002", "AUTH-HASH-001"])
+        .source("RFC 9112 section 7.1"),
+    );
+    all.push(
+        Case::new(
+            Section::Sigv4,
+            "chunked-body-changed",
+            Level::Must,
+            "a body in chunks that was changed after signing",
+            "AuthenticationFailedException",
+            |wire| async move { chunked(&wire, true).await },
+        )
+        .of(&["AUTH-HASH-001"]),
+    );
+    all
+}
+
+async fn chunked(wire: &Wire, is_changed: bool) -> Finding {
+    let request = wire.request(Operation::GetKeyMetadata);
+    let by_hand = ByHand::new(wire.proxy(), &request.path, &request.body, 0);
+    let body = String::from_utf8_lossy(&request.body).into_owned();
+    let body = if is_changed { body.replace("Alice", "Mallo") } else { body };
+    let (first, second) = body.split_at(body.len() / 2);
+    let bytes = format!(
+        "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\nx-amz-date: {}\r\nauthorization: {}\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n",
+        request.path,
+        wire.proxy().host,
+        by_hand.date,
+        by_hand.authorization(),
+        first.len(),
+        second.len()
+    );
+    let expected = if is_changed { 401 } else { 200 };
+    match wire.exchange_raw(bytes.as_bytes()).await? {
+        Some(answer) if answer.status == expected => Ok(expected.to_string()),
+        Some(answer) => fail(expected.to_string(), answer.status.to_string()),
+        None => fail(expected.to_string(), "no answer"),
+    }
+}
+
+/// A header that was right once, on something else.
+fn replays() -> Vec<Case> {
+    let replay = |name: &'static str, does: &'static str, other: fn(&Wire) -> Request| {
+        Case::new(
+            Section::Sigv4,
+            name,
+            Level::Must,
+            does,
+            "AuthenticationFailedException",
+            move |wire| async move {
+                let good = wire.request(Operation::GetKeyMetadata);
+                let by_hand = ByHand::new(wire.proxy(), &good.path, &good.body, 0);
+                wire.send(&with_authorization(good, &by_hand.date, &by_hand.authorization())).await?.ok()?;
+                let replayed = with_authorization(other(&wire), &by_hand.date, &by_hand.authorization());
+                wire.send(&replayed).await?.refused(&[AuthenticationFailedException])
+            },
+        )
+        .of(&["AUTH-MATCH-001", "AUTH-CANON-002", "AUTH-HASH-001"])
+    };
+    vec![
+        replay(
+            "replayed-to-other-operation",
+            "sends the headers of a right request to another operation",
+            |wire| Request {
+                path: wire.path(wire.key(), Operation::Encrypt),
+                ..wire.request(Operation::GetKeyMetadata)
+            },
+        ),
+        replay("replayed-to-other-key", "sends the headers of a right request to another key", |wire| {
+            Request {
+                path: wire.path("another-key", Operation::GetKeyMetadata),
+                ..wire.request(Operation::GetKeyMetadata)
+            }
+        }),
+        replay("replayed-to-health", "sends the headers of a right request to GetHealthStatus", |wire| {
+            Request { path: wire.proxy().health_path(), ..wire.request(Operation::GetKeyMetadata) }
+        }),
+        replay(
+            "replayed-with-other-body",
+            "sends the headers of a right request with another body",
+            |wire| Request {
+                body: body_of(Operation::GetKeyMetadata).to_string().replace("Alice", "Mallo").into(),
+                ..wire.request(Operation::GetKeyMetadata)
+            },
+        ),
+        replay(
+            "replayed-with-longer-body",
+            "sends the headers of a right request with a space behind the body",
+            |wire| Request {
+                body: format!("{} ", body_of(Operation::GetKeyMetadata)).into(),
+                ..wire.request(Operation::GetKeyMetadata)
+            },
+        ),
+        replay("replayed-with-empty-body", "sends the headers of a right request without body", |wire| {
+            Request { body: Bytes::new(), ..wire.request(Operation::GetKeyMetadata) }
+        }),
+    ]
+}
+
+/// What a stranger could learn.
+fn oracles() -> Vec<Case> {
+    let wrong = |wire: &Wire, request: Request| {
+        let _ = wire;
+        Request {
+            signing: mock_kms::xks::Signing {
+                secret_access_key: Some("wrong/secret+wrong/secret+wrong/secret+wrong".to_owned()),
+                ..request.signing.clone()
+            },
+            ..request
+        }
+    };
+    let shape = |seen: &Seen| (seen.status(), seen.answer.body.clone());
+    vec![
+        Case::new(
+            Section::Sigv4,
+            "no-key-oracle",
+            Level::Must,
+            "badly signed requests for a key that exists and one that does not",
+            "the same AuthenticationFailedException",
+            move |wire| async move {
+                for operation in [Operation::GetKeyMetadata, Operation::Encrypt, Operation::Decrypt] {
+                    let known = wire.send(&wrong(&wire, wire.request(operation))).await?;
+                    known.refused(&[AuthenticationFailedException])?;
+                    let request = Request {
+                        path: wire.path("no-such-key-at-all", operation),
+                        ..wire.request(operation)
+                    };
+                    let unknown = wire.send(&wrong(&wire, request)).await?;
+                    unknown.refused(&[AuthenticationFailedException])?;
+                    expect(shape(&known).0 == shape(&unknown).0, "the same answer", "two")?;
+                }
+                Ok("the same".to_owned())
+            },
+        )
+        .of(&["ERR-AUTH-001", "AUTH-SIG-001"]),
+        Case::new(
+            Section::Sigv4,
+            "no-body-oracle",
+            Level::Must,
+            "badly signed requests whose bodies are no JSON, empty or too large",
+            "AuthenticationFailedException, or UnsupportedOperationException for the large one",
+            move |wire| async move {
+                for body in [
+                    "no json".to_owned(),
+                    String::new(),
+                    "[".repeat(2000),
+                    encrypt_body(&[1; 20], None, false).to_string().replace("AES_GCM", "X"),
+                ] {
+                    let mut request = wrong(&wire, wire.request(Operation::Encrypt));
+                    request.body = body.into();
+                    wire.send(&request).await?.refused(&[AuthenticationFailedException])?;
+                }
+                Ok("refused alike".to_owned())
+            },
+        )
+        .of(&["ERR-AUTH-001", "AUTH-SIG-001"]),
+        Case::new(
+            Section::Sigv4,
+            "no-signature-shown",
+            Level::Must,
+            "a wrong signature, looking for the right one in the answer",
+            "an answer without the signature that would have been right",
+            |wire| async move {
+                let request = wire.request(Operation::GetKeyMetadata);
+                let by_hand = ByHand::new(wire.proxy(), &request.path, &request.body, 0);
+                let right = by_hand.signature();
+                let changed = by_hand.authorization().replace(&right, &"0".repeat(64));
+                let seen = wire.send(&with_authorization(request, &by_hand.date, &changed)).await?;
+                seen.refused(&[AuthenticationFailedException])?;
+                let text = String::from_utf8_lossy(&seen.answer.body).to_lowercase();
+                expect(!text.contains(&right), "an answer without it", "the right signature")?;
+                Ok("not shown".to_owned())
+            },
+        )
+        .of(&["ERR-AUTH-001", "AUTH-MATCH-001"]),
+        Case::new(
+            Section::Sigv4,
+            "duplicate-date",
+            Level::Should,
+            "two x-amz-date headers, the signed one first",
+            "AuthenticationFailedException or a bare 400",
+            |wire| async move {
+                let request = wire.request(Operation::GetKeyMetadata);
+                let by_hand = ByHand::new(wire.proxy(), &request.path, &request.body, 0);
+                let sent = with_authorization(request, &by_hand.date, &by_hand.authorization());
+                let first = sent.edit.clone();
+                let sent = sent.edited(move |http| {
+                    if let Some(first) = &first {
+                        first(http);
+                    }
+                    http.headers_mut().append("x-amz-date", HeaderValue::from_static("20200101T000000Z"));
+                });
+                let seen = wire.send(&sent).await?;
+                expect(matches!(seen.answer.status, 400 | 401), "a refusal", seen.status())?;
+                Ok(seen.status())
+            },
+        )
+        .of(&["AUTH-DATE-001"]),
+    ]
+}

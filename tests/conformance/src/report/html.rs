@@ -1,0 +1,282 @@
+//! For the people to whom the report is handed over: one file, no script, nothing loaded from elsewhere.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::case::Outcome;
+use crate::report::terminal::verdict;
+use crate::run::{CaseResult, RunReport, Sample};
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1100px;padding:2rem;color:#1c2430;background:#fff}\
+h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid #d5dbe3;padding-bottom:.3rem}\
+table{border-collapse:collapse;width:100%}td,th{padding:.35rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid #edf0f4}\
+th{font-weight:600;color:#55606e;font-size:.85rem}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
+code{font:13px ui-monospace,monospace;overflow-wrap:anywhere}pre{font:12px/1.45 ui-monospace,monospace;background:#f5f7fa;padding:.7rem;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;border-radius:4px}\
+.b{display:inline-block;min-width:3.6rem;text-align:center;border-radius:3px;padding:0 .4rem;font-size:.8rem;font-weight:600}\
+.pass{background:#dff3e4;color:#145c2b}.fail{background:#fbdedd;color:#8c1613}.na{background:#e8ebef;color:#4b5563}.skip{background:#fdeecb;color:#7a5200}\
+.verdict{font-size:1.05rem;padding:.8rem 1rem;border-radius:6px;margin:1rem 0}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:.8rem 0}dt{color:#55606e}dd{margin:0}\
+.muted{color:#55606e;font-size:.85rem}svg{max-width:100%;height:auto}";
+
+/// The report.
+#[must_use]
+pub fn report(report: &RunReport) -> String {
+    let mut html = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
+         <title>XKS conformance: {target}</title><style>{STYLE}</style></head><body>\n<h1>XKS proxy conformance</h1>\n",
+        target = escaped(&report.target)
+    );
+    let class = if report.exit_code() == 0 { "pass" } else { "fail" };
+    let profile = format!("{:?}", report.profile).to_lowercase();
+    let declarations =
+        if report.declarations.is_empty() { "none".to_owned() } else { report.declarations.join(", ") };
+    let _ = write!(
+        html,
+        "<p class=\"verdict {class}\">{}</p><dl><dt>Target</dt><dd><code>{}</code></dd><dt>Suite</dt><dd>{}, profile {profile}</dd>\
+         <dt>Specification</dt><dd>AWS KMS External Key Store Proxy API 1.0.3</dd><dt>Began</dt><dd>{} (UTC)</dd><dt>Declared</dt><dd><code>{}</code></dd></dl>\n",
+        escaped(&verdict(report)),
+        escaped(&report.target),
+        escaped(&report.suite),
+        escaped(&report.began),
+        escaped(&declarations)
+    );
+    html.push_str(&sections(report));
+    html.push_str(&failures(report));
+    if !report.samples.is_empty() {
+        html.push_str("<h2>Latency of successful answers</h2><p class=\"muted\">From the start, connecting included, to the last byte, as seen from where the suite ran. KMS gives up after 250 ms.</p>");
+        html.push_str(&plot(&report.samples));
+    }
+    html.push_str(&all_cases(report));
+    html + "</body></html>\n"
+}
+
+fn badge(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Passed { .. } => "<span class=\"b pass\">pass</span>",
+        Outcome::Failed { .. } => "<span class=\"b fail\">FAIL</span>",
+        Outcome::NotApplicable { .. } => "<span class=\"b na\">n/a</span>",
+        Outcome::Skipped { .. } => "<span class=\"b skip\">SKIP</span>",
+    }
+}
+
+fn sections(report: &RunReport) -> String {
+    let mut counts: BTreeMap<_, [usize; 4]> = BTreeMap::new();
+    for case in &report.cases {
+        let column = match case.outcome {
+            Outcome::Passed { .. } => 0,
+            Outcome::Failed { .. } => 1,
+            Outcome::NotApplicable { .. } => 2,
+            Outcome::Skipped { .. } => 3,
+        };
+        counts.entry(case.section).or_default()[column] += 1;
+    }
+    let mut html = "<h2>Sections</h2><table><tr><th>Section</th><th class=\"n\">passed</th><th class=\"n\">failed</th><th class=\"n\">not applicable</th><th class=\"n\">skipped</th></tr>".to_owned();
+    for (section, numbers) in counts {
+        let _ = write!(html, "<tr><td><a href=\"#{}\">{}</a></td>", section.name(), section.title());
+        for number in numbers {
+            let _ = write!(html, "<td class=\"n\">{number}</td>");
+        }
+        html.push_str("</tr>");
+    }
+    html + "</table>\n"
+}
+
+fn failures(report: &RunReport) -> String {
+    let mut failed: Vec<_> =
+        report.cases.iter().filter(|case| matches!(case.outcome, Outcome::Failed { .. })).collect();
+    if failed.is_empty() {
+        return String::new();
+    }
+    failed.sort_by_key(|case| std::cmp::Reverse(case.level));
+    let mut html = "<h2>Failures</h2>".to_owned();
+    for case in failed {
+        let Outcome::Failed { request, answer, expected, seen } = &case.outcome else { continue };
+        let _ = write!(
+            html,
+            "<h3><span class=\"b fail\">{}</span> <code>{}</code></h3><p>{}</p><dl><dt>Expected</dt><dd>{}</dd><dt>Seen</dt><dd>{}</dd><dt>Requirements</dt><dd>{}</dd></dl>\
+             <p class=\"muted\">Request</p><pre>{}</pre><p class=\"muted\">Answer</p><pre>{}</pre>",
+            case.level.name(),
+            escaped(&case.id),
+            escaped(&case.does),
+            escaped(expected),
+            escaped(seen),
+            basis(case),
+            escaped(request),
+            escaped(answer)
+        );
+    }
+    html
+}
+
+fn basis(case: &CaseResult) -> String {
+    let requirements = case.requirements.join(", ");
+    match (requirements.is_empty(), case.source.is_empty()) {
+        (false, false) => format!("{requirements}; {}", escaped(case.source)),
+        (false, true) => requirements,
+        _ => escaped(case.source),
+    }
+}
+
+fn all_cases(report: &RunReport) -> String {
+    let mut html = String::new();
+    let mut section = None;
+    for case in &report.cases {
+        if section != Some(case.section) {
+            let end = if section.is_some() { "</table>" } else { "" };
+            let _ = write!(
+                html,
+                "{end}<h2 id=\"{}\">{}</h2><table><tr><th>Result</th><th>Level</th><th>Case</th><th>Seen</th></tr>",
+                case.section.name(),
+                case.section.title()
+            );
+            section = Some(case.section);
+        }
+        let seen = match &case.outcome {
+            Outcome::Passed { seen } | Outcome::Failed { seen, .. } => seen,
+            Outcome::NotApplicable { declared: why } | Outcome::Skipped { missing: why } => why,
+        };
+        let _ = writeln!(
+            html,
+            "<tr><td>{}</td><td>{}</td><td><code>{}</code><br>{}<br><span class=\"muted\">expects {} ({})</span></td><td>{}</td></tr>",
+            badge(&case.outcome),
+            case.level.name(),
+            escaped(&case.id),
+            escaped(&case.does),
+            escaped(&case.expects),
+            basis(case),
+            escaped(seen)
+        );
+    }
+    html + if section.is_some() { "</table>" } else { "" }
+}
+
+const WIDTH: f64 = 900.0;
+const LEFT: f64 = 90.0;
+/// The axis is logarithmic from 0.1 ms to 10 s.
+const DECADES: f64 = 5.0;
+
+fn x_of(ms: f64) -> f64 {
+    LEFT + (ms.clamp(0.1, 10_000.0).log10() + 1.0) / DECADES * (WIDTH - LEFT - 20.0)
+}
+
+/// A strip of dots for each operation, first requests on a connection apart; with the median and the 99th percentile.
+fn plot(samples: &[Sample]) -> String {
+    let mut rows: BTreeMap<(String, bool), Vec<f64>> = BTreeMap::new();
+    for sample in samples {
+        let known = ["metadata", "encrypt", "decrypt", "health"].contains(&sample.operation.as_str());
+        let operation = if known { sample.operation.clone() } else { "other".to_owned() };
+        rows.entry((operation, sample.is_first)).or_default().push(sample.total_ms);
+    }
+    let height = 46 * rows.len() + 60;
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Latency by operation\" font-family=\"system-ui,sans-serif\" font-size=\"11\">"
+    );
+    let bottom = height - 40;
+    for (ms, label) in [
+        (0.1, "0.1 ms"),
+        (1.0, "1 ms"),
+        (10.0, "10 ms"),
+        (100.0, "100 ms"),
+        (1000.0, "1 s"),
+        (10_000.0, "10 s"),
+    ] {
+        let x = x_of(ms);
+        let _ = write!(
+            svg,
+            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"10\" y2=\"{bottom}\" stroke=\"#e3e7ec\"/><text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#55606e\">{label}</text>",
+            bottom + 16
+        );
+    }
+    let limit = x_of(250.0);
+    let _ = write!(
+        svg,
+        "<line x1=\"{limit:.1}\" x2=\"{limit:.1}\" y1=\"10\" y2=\"{bottom}\" stroke=\"#b3261e\" stroke-dasharray=\"4 3\"/><text x=\"{limit:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#b3261e\">250 ms</text>",
+        bottom + 32
+    );
+    for (row, ((operation, is_first), mut values)) in rows.into_iter().enumerate() {
+        values.sort_by(f64::total_cmp);
+        let y = row * 46 + 30;
+        let kind = if is_first { "new connection" } else { "kept connection" };
+        let _ = write!(
+            svg,
+            "<text x=\"0\" y=\"{}\" fill=\"#1c2430\">{operation}</text><text x=\"0\" y=\"{}\" fill=\"#55606e\">{kind}</text>",
+            y - 2,
+            y + 11
+        );
+        // At most 400 dots a row: evenly over the sorted values, so that the ends stay.
+        let step = values.len().div_ceil(400).max(1);
+        for (index, ms) in values.iter().enumerate() {
+            if index % step == 0 || index + 1 == values.len() {
+                let jitter = (index * 7 % 13) as f64 - 6.0;
+                let _ = write!(
+                    svg,
+                    "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"1.8\" fill=\"#2f6fb5\" fill-opacity=\".35\"/>",
+                    x_of(*ms),
+                    y as f64 + jitter
+                );
+            }
+        }
+        for (share, name) in [(50, "median"), (99, "p99")] {
+            let ms = percentile(&values, share);
+            let x = x_of(ms);
+            let _ = write!(
+                svg,
+                "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{}\" y2=\"{}\" stroke=\"#1c2430\" stroke-width=\"1.5\"><title>{name} {ms:.1} ms of {}</title></line>",
+                y - 12,
+                y + 12,
+                values.len()
+            );
+        }
+        let _ = write!(
+            svg,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#1c2430\">n={} median {:.1} ms, p99 {:.1} ms</text>",
+            WIDTH - 2.0,
+            y - 14,
+            values.len(),
+            percentile(&values, 50),
+            percentile(&values, 99)
+        );
+    }
+    svg + "</svg>"
+}
+
+/// The percentile of sorted values, by nearest rank; 0 for none.
+#[must_use]
+pub fn percentile(sorted: &[f64], percent: usize) -> f64 {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or(0.0)
+}
+
+fn escaped(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '&' => "&amp;".to_owned(),
+            '<' => "&lt;".to_owned(),
+            '>' => "&gt;".to_owned(),
+            '"' => "&quot;".to_owned(),
+            '\'' => "&#39;".to_owned(),
+            c if c.is_control() && !matches!(c, '\n' | '\t') => '\u{fffd}'.to_string(),
+            c => c.to_string(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_nearest_rank() {
+        let values: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(
+            (percentile(&values, 50), percentile(&values, 99), percentile(&values[..1], 99)),
+            (50.0, 99.0, 1.0)
+        );
+        assert!(percentile(&[], 50).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_comes_from_outside_is_text() {
+        assert_eq!(escaped("<script>'\"&"), "&lt;script&gt;&#39;&quot;&amp;");
+    }
+}

@@ -1,0 +1,6 @@
+//! The report in four forms.
+
+pub mod html;
+pub mod json;
+pub mod junit;
+pub mod terminal;
