@@ -27,6 +27,9 @@ pub struct Cli {
     /// Only cases whose id begins so, such as `sigv4.`; repeatable
     #[arg(long, value_name = "PREFIX")]
     only: Vec<String>,
+    /// Only cases that check a requirement, by its id in xks-spec/README.md; repeatable
+    #[arg(long, value_name = "ID")]
+    requirement: Vec<String>,
     /// Print the cases, and run none
     #[arg(long)]
     list: bool,
@@ -65,7 +68,9 @@ impl Cli {
     }
 
     fn is_wanted(&self, case: &Case) -> bool {
-        self.only.is_empty() || self.only.iter().any(|prefix| case.id.starts_with(prefix))
+        let has = |id: &String| case.requirements.contains(&id.as_str());
+        (self.only.is_empty() || self.only.iter().any(|prefix| case.id.starts_with(prefix)))
+            && (self.requirement.is_empty() || self.requirement.iter().any(has))
     }
 
     async fn run(self, selected: Vec<Case>) -> Result<RunReport, Box<dyn std::error::Error>> {

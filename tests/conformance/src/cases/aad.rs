@@ -118,7 +118,7 @@ pub fn cases() -> Vec<Case> {
             "metadata-shorter",
             "decrypts with a byte less of ciphertextMetadata",
             |body, _, metadata| {
-                set(body, "ciphertextMetadata", &metadata[..metadata.len().saturating_sub(1)])
+                set(body, "ciphertextMetadata", &metadata[..metadata.len().saturating_sub(1)]);
             },
             b"",
         ),

@@ -180,7 +180,8 @@ pub(super) async fn round_trip(wire: &Wire, plaintext: &[u8], aad: Option<&[u8]>
 }
 
 fn round_trips() -> Vec<Case> {
-    let rows: [(&str, Vec<u8>, Option<Vec<u8>>); 9] = [
+    type Row = (&'static str, Vec<u8>, Option<Vec<u8>>);
+    let rows: [Row; 9] = [
         ("12-bytes", b"Hello World!".to_vec(), None),
         ("1-byte", vec![0], None),
         ("16-bytes-of-zero", vec![0; 16], None),

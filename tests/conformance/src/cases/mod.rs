@@ -16,6 +16,7 @@ pub mod paths;
 pub mod rotation;
 pub mod sigv4;
 pub mod sigv4_forms;
+pub mod sigv4_strangers;
 pub mod slow;
 pub mod smuggling;
 pub mod tls;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Case> {
         paths::cases(),
         sigv4::cases(),
         sigv4_forms::cases(),
+        sigv4_strangers::cases(),
         metadata::cases(),
         encrypt::cases(),
         decrypt::cases(),

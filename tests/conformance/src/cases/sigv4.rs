@@ -1,15 +1,14 @@
 //! SigV4: what must authenticate and what must not, the signature itself being right for what it signs.
 
 use bytes::Bytes;
-use http::HeaderValue;
 use mock_kms::xks::{HttpVersion, Request};
 use xks_spec::ErrorName::{AuthenticationFailedException, InvalidUriPathException};
 use xks_spec::Operation;
 
-use crate::case::{Case, Finding, Level, Section, expect, fail};
+use crate::case::{Case, Finding, Level, Section, fail};
 use crate::client::sigv4::ByHand;
 use crate::target::Need;
-use crate::wire::{Seen, Wire, body_of, encrypt_body, with_authorization};
+use crate::wire::{Wire, body_of, with_authorization};
 
 /// The section, without the forms of the header.
 #[must_use]
@@ -17,8 +16,6 @@ pub fn cases() -> Vec<Case> {
     let mut all = signed_otherwise();
     all.extend(unsigned());
     all.extend(accepted());
-    all.extend(replays());
-    all.extend(oracles());
     all
 }
 
@@ -57,7 +54,7 @@ fn signed_otherwise() -> Vec<Case> {
             |s| {
                 s.day = crate::client::sigv4::amz_date(time::OffsetDateTime::now_utc() - time::Duration::DAY)
                     [..8]
-                    .to_owned()
+                    .to_owned();
             },
             &["AUTH-SCOPE-003"],
         ),
@@ -68,7 +65,7 @@ fn signed_otherwise() -> Vec<Case> {
             |s| {
                 s.day = crate::client::sigv4::amz_date(time::OffsetDateTime::now_utc() + time::Duration::DAY)
                     [..8]
-                    .to_owned()
+                    .to_owned();
             },
             &["AUTH-SCOPE-003"],
         ),
@@ -185,7 +182,7 @@ fn signed_otherwise() -> Vec<Case> {
             &["AUTH-CANON-002"],
             |wire| {
                 wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
-                    s.path = s.path.replace("/metadata", "/encrypt")
+                    s.path = s.path.replace("/metadata", "/encrypt");
                 })
             },
         ),
@@ -196,7 +193,7 @@ fn signed_otherwise() -> Vec<Case> {
             &["AUTH-HOST-001", "AUTH-CANON-004"],
             |wire| {
                 wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
-                    s.headers[0].1 = "other.example.com".to_owned()
+                    s.headers[0].1 = "other.example.com".to_owned();
                 })
             },
         ),
@@ -209,7 +206,7 @@ fn signed_otherwise() -> Vec<Case> {
                 wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
                     s.headers[1].1 = crate::client::sigv4::amz_date(
                         time::OffsetDateTime::now_utc() - time::Duration::SECOND * 7,
-                    )
+                    );
                 })
             },
         ),
@@ -286,7 +283,7 @@ fn signed_otherwise() -> Vec<Case> {
             &["AUTH-CANON-004"],
             |wire| {
                 wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
-                    s.headers.push(("x-more".to_owned(), "signed".to_owned()))
+                    s.headers.push(("x-more".to_owned(), "signed".to_owned()));
                 })
             },
         ),
@@ -390,7 +387,7 @@ fn accepted() -> Vec<Case> {
             &["AUTH-SIG-002", "AUTH-CANON-004"],
             |wire| {
                 wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
-                    s.headers.insert(0, ("content-type".to_owned(), "application/json".to_owned()))
+                    s.headers.insert(0, ("content-type".to_owned(), "application/json".to_owned()));
                 })
             },
         ),
@@ -401,7 +398,7 @@ fn accepted() -> Vec<Case> {
             &["AUTH-KEY-001"],
             |wire| {
                 wire.by_hand(wire.request(Operation::GetKeyMetadata), 0, |s| {
-                    s.region = "eu-west-3".to_owned()
+                    s.region = "eu-west-3".to_owned();
                 })
             },
         ),
@@ -425,7 +422,7 @@ fn accepted() -> Vec<Case> {
                 let hash = ByHand::new(wire.proxy(), "", &request.body, 0).payload_hash;
                 request.headers.push(("x-amz-content-sha256".to_owned(), hash.clone()));
                 wire.by_hand(request, 0, |s| {
-                    s.headers.insert(1, ("x-amz-content-sha256".to_owned(), hash.clone()))
+                    s.headers.insert(1, ("x-amz-content-sha256".to_owned(), hash.clone()));
                 })
             },
         ),
@@ -527,165 +524,4 @@ async fn chunked(wire: &Wire, is_changed: bool) -> Finding {
         Some(answer) => fail(expected.to_string(), answer.status.to_string()),
         None => fail(expected.to_string(), "no answer"),
     }
-}
-
-/// A header that was right once, on something else.
-fn replays() -> Vec<Case> {
-    let replay = |name: &'static str, does: &'static str, other: fn(&Wire) -> Request| {
-        Case::new(
-            Section::Sigv4,
-            name,
-            Level::Must,
-            does,
-            "AuthenticationFailedException",
-            move |wire| async move {
-                let good = wire.request(Operation::GetKeyMetadata);
-                let by_hand = ByHand::new(wire.proxy(), &good.path, &good.body, 0);
-                wire.send(&with_authorization(good, &by_hand.date, &by_hand.authorization())).await?.ok()?;
-                let replayed = with_authorization(other(&wire), &by_hand.date, &by_hand.authorization());
-                wire.send(&replayed).await?.refused(&[AuthenticationFailedException])
-            },
-        )
-        .of(&["AUTH-MATCH-001", "AUTH-CANON-002", "AUTH-HASH-001"])
-    };
-    vec![
-        replay(
-            "replayed-to-other-operation",
-            "sends the headers of a right request to another operation",
-            |wire| Request {
-                path: wire.path(wire.key(), Operation::Encrypt),
-                ..wire.request(Operation::GetKeyMetadata)
-            },
-        ),
-        replay("replayed-to-other-key", "sends the headers of a right request to another key", |wire| {
-            Request {
-                path: wire.path("another-key", Operation::GetKeyMetadata),
-                ..wire.request(Operation::GetKeyMetadata)
-            }
-        }),
-        replay("replayed-to-health", "sends the headers of a right request to GetHealthStatus", |wire| {
-            Request { path: wire.proxy().health_path(), ..wire.request(Operation::GetKeyMetadata) }
-        }),
-        replay(
-            "replayed-with-other-body",
-            "sends the headers of a right request with another body",
-            |wire| Request {
-                body: body_of(Operation::GetKeyMetadata).to_string().replace("Alice", "Mallo").into(),
-                ..wire.request(Operation::GetKeyMetadata)
-            },
-        ),
-        replay(
-            "replayed-with-longer-body",
-            "sends the headers of a right request with a space behind the body",
-            |wire| Request {
-                body: format!("{} ", body_of(Operation::GetKeyMetadata)).into(),
-                ..wire.request(Operation::GetKeyMetadata)
-            },
-        ),
-        replay("replayed-with-empty-body", "sends the headers of a right request without body", |wire| {
-            Request { body: Bytes::new(), ..wire.request(Operation::GetKeyMetadata) }
-        }),
-    ]
-}
-
-/// What a stranger could learn.
-fn oracles() -> Vec<Case> {
-    let wrong = |wire: &Wire, request: Request| {
-        let _ = wire;
-        Request {
-            signing: mock_kms::xks::Signing {
-                secret_access_key: Some("wrong/secret+wrong/secret+wrong/secret+wrong".to_owned()),
-                ..request.signing.clone()
-            },
-            ..request
-        }
-    };
-    let shape = |seen: &Seen| (seen.status(), seen.answer.body.clone());
-    vec![
-        Case::new(
-            Section::Sigv4,
-            "no-key-oracle",
-            Level::Must,
-            "badly signed requests for a key that exists and one that does not",
-            "the same AuthenticationFailedException",
-            move |wire| async move {
-                for operation in [Operation::GetKeyMetadata, Operation::Encrypt, Operation::Decrypt] {
-                    let known = wire.send(&wrong(&wire, wire.request(operation))).await?;
-                    known.refused(&[AuthenticationFailedException])?;
-                    let request = Request {
-                        path: wire.path("no-such-key-at-all", operation),
-                        ..wire.request(operation)
-                    };
-                    let unknown = wire.send(&wrong(&wire, request)).await?;
-                    unknown.refused(&[AuthenticationFailedException])?;
-                    expect(shape(&known).0 == shape(&unknown).0, "the same answer", "two")?;
-                }
-                Ok("the same".to_owned())
-            },
-        )
-        .of(&["ERR-AUTH-001", "AUTH-SIG-001"]),
-        Case::new(
-            Section::Sigv4,
-            "no-body-oracle",
-            Level::Must,
-            "badly signed requests whose bodies are no JSON, empty or too large",
-            "AuthenticationFailedException, or UnsupportedOperationException for the large one",
-            move |wire| async move {
-                for body in [
-                    "no json".to_owned(),
-                    String::new(),
-                    "[".repeat(2000),
-                    encrypt_body(&[1; 20], None, false).to_string().replace("AES_GCM", "X"),
-                ] {
-                    let mut request = wrong(&wire, wire.request(Operation::Encrypt));
-                    request.body = body.into();
-                    wire.send(&request).await?.refused(&[AuthenticationFailedException])?;
-                }
-                Ok("refused alike".to_owned())
-            },
-        )
-        .of(&["ERR-AUTH-001", "AUTH-SIG-001"]),
-        Case::new(
-            Section::Sigv4,
-            "no-signature-shown",
-            Level::Must,
-            "a wrong signature, looking for the right one in the answer",
-            "an answer without the signature that would have been right",
-            |wire| async move {
-                let request = wire.request(Operation::GetKeyMetadata);
-                let by_hand = ByHand::new(wire.proxy(), &request.path, &request.body, 0);
-                let right = by_hand.signature();
-                let changed = by_hand.authorization().replace(&right, &"0".repeat(64));
-                let seen = wire.send(&with_authorization(request, &by_hand.date, &changed)).await?;
-                seen.refused(&[AuthenticationFailedException])?;
-                let text = String::from_utf8_lossy(&seen.answer.body).to_lowercase();
-                expect(!text.contains(&right), "an answer without it", "the right signature")?;
-                Ok("not shown".to_owned())
-            },
-        )
-        .of(&["ERR-AUTH-001", "AUTH-MATCH-001"]),
-        Case::new(
-            Section::Sigv4,
-            "duplicate-date",
-            Level::Should,
-            "two x-amz-date headers, the signed one first",
-            "AuthenticationFailedException or a bare 400",
-            |wire| async move {
-                let request = wire.request(Operation::GetKeyMetadata);
-                let by_hand = ByHand::new(wire.proxy(), &request.path, &request.body, 0);
-                let sent = with_authorization(request, &by_hand.date, &by_hand.authorization());
-                let first = sent.edit.clone();
-                let sent = sent.edited(move |http| {
-                    if let Some(first) = &first {
-                        first(http);
-                    }
-                    http.headers_mut().append("x-amz-date", HeaderValue::from_static("20200101T000000Z"));
-                });
-                let seen = wire.send(&sent).await?;
-                expect(matches!(seen.answer.status, 400 | 401), "a refusal", seen.status())?;
-                Ok(seen.status())
-            },
-        )
-        .of(&["AUTH-DATE-001"]),
-    ]
 }

@@ -110,7 +110,8 @@ fn headers() -> Vec<Case> {
 
 /// Times of another form, each signed as it is sent.
 fn dates() -> Vec<Case> {
-    let rows: [(&str, fn(&str) -> String); 12] = [
+    type DateForm = fn(&str) -> String;
+    let rows: [(&str, DateForm); 12] = [
         ("empty", |_| String::new()),
         ("day-alone", |date| date[..8].to_owned()),
         ("no-zone", |date| date[..15].to_owned()),

@@ -99,7 +99,7 @@ pub fn cases() -> Vec<Case> {
                 Level::Should,
                 format!("offers {version:?} at best"),
                 "an alert or a closed connection",
-                move |wire| async move { not_negotiated(hello(&wire, version, suites, &[0]).await?) },
+                move |wire| async move { not_negotiated(&hello(&wire, version, suites, &[0]).await?) },
             )
             .of(&["TRANS-TLS-001"])
             .source("RFC 8996, RFC 7568"),
@@ -107,7 +107,7 @@ pub fn cases() -> Vec<Case> {
     }
     for (name, suite) in WEAK {
         all.push(Case::new(Section::Tls, format!("weak-{name}"), Level::Should, format!("offers {name} alone, with TLS 1.2"), "an alert or a closed connection", move |wire| async move {
-            not_negotiated(hello(&wire, Version::Tls12, &[suite], &[0]).await?)
+            not_negotiated(&hello(&wire, Version::Tls12, &[suite], &[0]).await?)
         }).of(&["TRANS-CIPHER-001"]).source("RFC 9325 section 4"));
     }
     all.push(
@@ -149,7 +149,7 @@ fn negotiates(reply: &Reply, wanted: u16) -> bool {
     matches!(reply, Reply::Hello { suite, .. } if *suite == wanted)
 }
 
-fn not_negotiated(reply: Reply) -> crate::case::Finding {
+fn not_negotiated(reply: &Reply) -> crate::case::Finding {
     expect(
         matches!(reply, Reply::Alert(_) | Reply::Closed),
         "an alert or a closed connection",

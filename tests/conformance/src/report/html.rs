@@ -30,10 +30,10 @@ pub fn report(report: &RunReport) -> String {
     let profile = format!("{:?}", report.profile).to_lowercase();
     let declarations =
         if report.declarations.is_empty() { "none".to_owned() } else { report.declarations.join(", ") };
-    let _ = write!(
+    let _ = writeln!(
         html,
         "<p class=\"verdict {class}\">{}</p><dl><dt>Target</dt><dd><code>{}</code></dd><dt>Suite</dt><dd>{}, profile {profile}</dd>\
-         <dt>Specification</dt><dd>AWS KMS External Key Store Proxy API 1.0.3</dd><dt>Began</dt><dd>{} (UTC)</dd><dt>Declared</dt><dd><code>{}</code></dd></dl>\n",
+         <dt>Specification</dt><dd>AWS KMS External Key Store Proxy API 1.0.3</dd><dt>Began</dt><dd>{} (UTC)</dd><dt>Declared</dt><dd><code>{}</code></dd></dl>",
         escaped(&verdict(report)),
         escaped(&report.target),
         escaped(&report.suite),
