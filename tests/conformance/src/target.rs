@@ -14,7 +14,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Target")]
 pub struct TargetArgs {
-    /// The proxy, such as https://xks.example.com; a port may follow
+    /// The proxy, such as `https://xks.example.com`; a port may follow
     #[arg(long, env = "XKS_PROXY_HOST", value_name = "URL")]
     pub endpoint: Option<String>,
     /// What stands before /kms/xks/v1 in the path; empty for nothing

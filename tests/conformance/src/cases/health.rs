@@ -184,6 +184,8 @@ fn broken(name: &str, action: &'static str, what: &str) -> Case {
         format!("asks for the health status while {what} (hook {action}), for 75 seconds at most"),
         "an error, or a key manager that is not ACTIVE",
         move |wire| async move {
+            // A result that is cached for ever would be that of a healthy key manager.
+            wire.send(&wire.request(Operation::GetHealthStatus)).await?.ok()?;
             hook(&wire, action).await?;
             let until = tokio::time::Instant::now() + CACHE;
             let finding = loop {

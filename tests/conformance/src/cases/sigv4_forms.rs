@@ -103,9 +103,20 @@ fn headers() -> Vec<Case> {
                         .refused(&[AuthenticationFailedException])
                 },
             )
-            .of(&["AUTH-HEADER-002", "ERR-AUTH-001"])
+            .of(&form_requirements(name))
         })
         .collect()
+}
+
+fn form_requirements(name: &str) -> Vec<&'static str> {
+    let more: &[_] = match name.split('-').next() {
+        Some("algorithm") => &["AUTH-ALG-001"],
+        Some("credential") => &["AUTH-SCOPE-001", "AUTH-KEY-002"],
+        Some("signature") => &["AUTH-MATCH-001"],
+        Some("signed") => &["AUTH-CANON-004"],
+        _ => &[],
+    };
+    [&["AUTH-HEADER-002", "ERR-AUTH-001"], more].concat()
 }
 
 /// Times of another form, each signed as it is sent.

@@ -171,7 +171,7 @@ fn certificate_cases() -> Vec<Case> {
                 Ok(format!("{} certificates", chain.len()))
             },
         )
-        .of(&["TRANS-CERT-001", "TRANS-CERT-002"]),
+        .of(&["TRANS-CERT-001", "TRANS-CERT-002", "TRANS-CERT-003"]),
         Case::new(
             Section::Tls,
             "common-name",
