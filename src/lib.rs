@@ -4,7 +4,7 @@
 //!
 //! | row | module |
 //! |---|---|
-//! | 0 | [`clock`], [`secret`] |
+//! | 0 | [`clock`], [`secret`], [`wiping_allocator`] |
 //! | 1 | [`metrics`], [`sigv4`] |
 //! | 2 | [`tls`], [`hsm`], [`iv_budget`], [`audit`] |
 //! | 3 | [`keystore`], [`admin`] |
@@ -32,3 +32,4 @@ pub mod secret;
 pub mod server;
 pub mod sigv4;
 pub mod tls;
+pub mod wiping_allocator;

@@ -1,31 +1,75 @@
-//! Secrets, and the places they are read from. Their text is wiped when dropped and never shown by Debug.
+//! Secrets, and the places they are read from. They lie in locked memory, are wiped when dropped and never shown by Debug.
+
+mod locked;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
+
+use locked::LockedBytes;
+pub use locked::is_all_locked;
+
+/// What to do where [`is_all_locked`] says no.
+pub const UNLOCKED_ADVICE: &str = "the system lets this process lock too little memory: secrets may be swapped out to disk; \
+    raise RLIMIT_MEMLOCK (systemd: LimitMEMLOCK=infinity, containers: --ulimit memlock=-1) to a page for each secret";
 
 /// The directory in which systemd puts what `LoadCredential=` names.
 const SYSTEMD_CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 /// Longer files are no secrets but mistakes.
 const MAX_SECRET_BYTES: usize = 64 * 1024;
 
-/// A secret text.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
+/// A secret text. Its clones share one copy.
+#[derive(Clone)]
+pub struct Secret(SecretBytes);
 
 impl Secret {
-    /// Takes `text` over.
+    /// A copy of `text`.
     #[must_use]
-    pub const fn new(text: Zeroizing<String>) -> Self {
-        Self(text)
+    pub fn copy_of(text: &str) -> Self {
+        Self(SecretBytes::copy_of(text.as_bytes()))
     }
 
     /// The text, to be handed on at once and not kept.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        // INVARIANT: it was copied from a text.
+        std::str::from_utf8(self.0.expose()).unwrap_or_default()
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
+    }
+}
+
+impl Eq for Secret {}
+
+/// Secret bytes. Its clones share one copy.
+#[derive(Clone)]
+pub struct SecretBytes(Arc<LockedBytes>);
+
+impl SecretBytes {
+    /// A copy of `bytes`.
+    #[must_use]
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        Self(Arc::new(LockedBytes::copy_of(bytes)))
+    }
+
+    /// The bytes, to be handed on at once and not kept.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretBytes(..)")
     }
 }
 
@@ -92,16 +136,12 @@ fn read_file(path: PathBuf) -> Result<Secret, SecretFault> {
     let Ok(text) = std::str::from_utf8(&bytes) else { return Err(SecretFault::NotUtf8(path)) };
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
-    if text.is_empty() {
-        Err(SecretFault::Empty(path))
-    } else {
-        Ok(Secret::new(Zeroizing::new(text.to_owned())))
-    }
+    if text.is_empty() { Err(SecretFault::Empty(path)) } else { Ok(Secret::copy_of(text)) }
 }
 
 fn read_environment(name: &str) -> Result<Secret, SecretFault> {
     let mut value = environment_variable(name).ok_or_else(|| SecretFault::Environment(name.to_owned()))?;
-    let secret = Secret::new(Zeroizing::new(value.clone()));
+    let secret = Secret::copy_of(&value);
     value.zeroize();
     Ok(secret)
 }
@@ -190,7 +230,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_secret() {
-        let source = SecretSource::Inline(Secret::new(Zeroizing::new("hunter2".into())));
+        let source = SecretSource::Inline(Secret::copy_of("hunter2"));
         assert!(!format!("{source:?}").contains("hunter2"));
     }
 }

@@ -95,7 +95,7 @@ fn start_token() -> Token {
         environment: std::collections::BTreeMap::new(),
         selector: TokenSelector::Label(LABEL.into()),
         user_type: UserType::User,
-        pin: Some(SecretSource::Inline(Secret::new(PIN.to_owned().into()))),
+        pin: Some(SecretSource::Inline(Secret::copy_of(PIN))),
         state_dir: None,
         force_login: ForceLogin::No,
         sessions: 2,

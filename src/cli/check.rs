@@ -11,6 +11,7 @@ use crate::audit::{self, AuditSettings};
 use crate::clock;
 use crate::hsm::{ForceLogin, HealthStatus, Hsm, TokenHealth};
 use crate::metrics::Metrics;
+use crate::secret;
 use crate::tls::{CertificateFiles, validity_unix_secs};
 
 /// How long a token has to be reached and probed.
@@ -33,6 +34,9 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
             "without a state directory ([state] dir) a PIN that a token refuses is tried again at each start, and each \
              command, which can lock the token",
         );
+    }
+    if !secret::is_all_locked() {
+        report.notice(secret::UNLOCKED_ADVICE);
     }
     if let Some(audit) = &config.audit {
         check_audit(audit, &mut report);

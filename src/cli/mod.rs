@@ -8,6 +8,7 @@ mod environment;
 mod key_check;
 mod keys;
 mod report;
+mod seclusion;
 mod serve;
 
 use std::path::{Path, PathBuf};
@@ -156,7 +157,9 @@ enum CredentialsCommand {
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let code = match Cli::parse().command {
+    let command = Cli::parse().command;
+    seclusion::close();
+    let code = match command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args.config.config, args.login.force()),
         Command::Doctor(args) => doctor::run(&args.config.config, args.login.force(), args.json),

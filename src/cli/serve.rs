@@ -11,6 +11,7 @@ use super::{EXIT_FAILED, EXIT_OK, EXIT_RESTART, ServeArgs, complain, environment
 use crate::app::{self, Ended, Surroundings};
 use crate::config::LogLevel;
 use crate::hsm::ForceLogin;
+use crate::secret;
 
 /// Log lines that may wait to be written, a few kilobytes each, 40 at the most; what comes on top is dropped and counted,
 /// since no request waits for the log.
@@ -23,6 +24,9 @@ pub(super) fn run(args: &ServeArgs) -> u8 {
         Err(code) => return code,
     };
     let (log, set_log_level, dropped_lines) = start_log(config.log_level);
+    if !secret::is_all_locked() {
+        tracing::warn!("{}", secret::UNLOCKED_ADVICE);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -259,7 +259,7 @@ fn read_reload(mut section: Section<'_>) -> Option<Duration> {
 /// A secret: a string, or a table that says where it is. It is read at once, to report what is wrong with it.
 fn read_secret(value: &Value<'_>, folder: &Path) -> Option<(SecretSource, Secret)> {
     let source = if value.is_string() {
-        SecretSource::Inline(Secret::new(Zeroizing::new(value.text()?.to_owned())))
+        SecretSource::Inline(Secret::copy_of(value.text()?))
     } else {
         let mut table = value.table()?;
         let file = table.take("file").and_then(|file| file.path_in(folder)).map(SecretSource::File);

@@ -205,7 +205,7 @@ fn read_credentials(
             is_whole = false;
             continue;
         }
-        credentials.push(Credential::new(id, secret, region.map(Into::into)));
+        credentials.push(Credential::new(id, &secret, region.map(Into::into)));
     }
     if array.array().is_empty() {
         array.fault("at least one credential is needed");

@@ -1,27 +1,24 @@
 //! The credentials of one key store and the signing keys derived from them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use xks_spec::credential::{AccessKeyId, GENERATED_SECRET_CHARS, SecretAccessKey};
-use zeroize::Zeroizing;
 
 use super::SERVICE;
 use super::authorization::Authorization;
 use super::timestamp::Timestamp;
+use crate::secret::{Secret, SecretBytes};
 
 /// Signing keys kept for one credential: today's and yesterday's of a few Regions.
 const MAX_CACHED_SIGNING_KEYS: usize = 8;
-
-type SigningKey = Arc<Zeroizing<Vec<u8>>>;
 
 /// One access key id with its secret.
 #[derive(Debug)]
 pub struct Credential {
     id: AccessKeyId,
-    secret: SecretAccessKey,
+    secret: Secret,
     region: Option<Box<str>>,
     /// Newest last. Holds only keys that verified a request, so that strangers cannot push them out.
     signing_keys: ArcSwap<Vec<CachedSigningKey>>,
@@ -31,7 +28,7 @@ pub struct Credential {
 struct CachedSigningKey {
     date: Box<str>,
     region: Box<str>,
-    key: SigningKey,
+    key: SecretBytes,
 }
 
 impl std::fmt::Debug for CachedSigningKey {
@@ -43,8 +40,8 @@ impl std::fmt::Debug for CachedSigningKey {
 impl Credential {
     /// A credential, for requests of `region` alone where one is given.
     #[must_use]
-    pub fn new(id: AccessKeyId, secret: SecretAccessKey, region: Option<Box<str>>) -> Self {
-        Self { id, secret, region, signing_keys: ArcSwap::default() }
+    pub fn new(id: AccessKeyId, secret: &SecretAccessKey, region: Option<Box<str>>) -> Self {
+        Self { id, secret: Secret::copy_of(secret.expose()), region, signing_keys: ArcSwap::default() }
     }
 
     /// The Region that the credential is pinned to.
@@ -53,15 +50,19 @@ impl Credential {
     }
 
     /// The key for a request's date, Region and service; derived where it is not at hand.
-    pub(super) fn signing_key(&self, authorization: &Authorization<'_>, timestamp: &Timestamp) -> SigningKey {
+    pub(super) fn signing_key(
+        &self,
+        authorization: &Authorization<'_>,
+        timestamp: &Timestamp,
+    ) -> SecretBytes {
         self.cached_signing_key(authorization).unwrap_or_else(|| self.derive(authorization, timestamp))
     }
 
-    fn cached_signing_key(&self, authorization: &Authorization<'_>) -> Option<SigningKey> {
+    fn cached_signing_key(&self, authorization: &Authorization<'_>) -> Option<SecretBytes> {
         let is_meant = |cached: &&CachedSigningKey| {
             *cached.date == *authorization.date && *cached.region == *authorization.region
         };
-        self.signing_keys.load().iter().rev().find(is_meant).map(|cached| Arc::clone(&cached.key))
+        self.signing_keys.load().iter().rev().find(is_meant).map(|cached| cached.key.clone())
     }
 
     #[cfg(test)]
@@ -69,7 +70,7 @@ impl Credential {
         self.signing_keys.load().len()
     }
 
-    fn derive(&self, authorization: &Authorization<'_>, timestamp: &Timestamp) -> SigningKey {
+    fn derive(&self, authorization: &Authorization<'_>, timestamp: &Timestamp) -> SecretBytes {
         // SPEC(AUTH-KEY-001): derived of the secret and of date, Region and service of the scope.
         let key = aws_sigv4::sign::v4::generate_signing_key(
             self.secret.expose(),
@@ -77,7 +78,7 @@ impl Credential {
             authorization.region,
             SERVICE,
         );
-        Arc::new(Zeroizing::new(key.as_ref().to_vec()))
+        SecretBytes::copy_of(key.as_ref())
     }
 
     /// Keeps the signing key of a request that has been verified.
@@ -118,7 +119,7 @@ impl Credentials {
         }
         let decoy_id = AccessKeyId::from_random([0; _]);
         let decoy_secret = SecretAccessKey::from_random([0; GENERATED_SECRET_CHARS]);
-        Ok(Self { by_id, decoy: Credential::new(decoy_id, decoy_secret, None) })
+        Ok(Self { by_id, decoy: Credential::new(decoy_id, &decoy_secret, None) })
     }
 
     /// The access key ids.

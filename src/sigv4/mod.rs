@@ -141,7 +141,7 @@ impl PendingSignature<'_> {
         let request_hash = canonical::request_hash(&self.head, &self.authorization, body_hash);
         let string_to_sign = canonical::string_to_sign(&self.timestamp, &self.authorization, &request_hash);
         let signing_key = self.credential.signing_key(&self.authorization, &self.timestamp);
-        let signature = aws_sigv4::sign::v4::calculate_signature(&*signing_key, &string_to_sign);
+        let signature = aws_sigv4::sign::v4::calculate_signature(signing_key.expose(), &string_to_sign);
         // SPEC(AUTH-MATCH-001, AUTH-KEY-003): the computed signature is the one given; compared in constant time.
         signature.as_bytes().ct_eq(self.authorization.signature.as_bytes()).into()
     }

@@ -27,7 +27,7 @@ const NOW: u64 = 1_767_225_600;
 fn credentials(region: Option<&str>) -> Credentials {
     let id = AccessKeyId::parse(ID).unwrap();
     let secret = SecretAccessKey::parse(SECRET).unwrap();
-    Credentials::new(vec![Credential::new(id, secret, region.map(Into::into))]).unwrap()
+    Credentials::new(vec![Credential::new(id, &secret, region.map(Into::into))]).unwrap()
 }
 
 /// What to sign, with defaults that verify.

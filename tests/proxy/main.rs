@@ -12,6 +12,7 @@ mod golden;
 mod health;
 mod iv_budget;
 mod keys_command;
+mod memory;
 mod migration;
 mod observability;
 mod operations;

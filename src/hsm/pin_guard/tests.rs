@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 
 fn secret(text: &str) -> Secret {
-    Secret::new(text.to_owned().into())
+    Secret::copy_of(text)
 }
 
 fn id() -> LoginId {

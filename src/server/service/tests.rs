@@ -71,7 +71,7 @@ impl Hsm for Panics {
 fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
     let number = NonZeroU32::MIN.saturating_add(999);
     let credential =
-        Credential::new(AccessKeyId::parse(ID).unwrap(), SecretAccessKey::parse(SECRET).unwrap(), None);
+        Credential::new(AccessKeyId::parse(ID).unwrap(), &SecretAccessKey::parse(SECRET).unwrap(), None);
     let in_memory = IvBudgetSettings { dir: None, share: 1 };
     let keys = Arc::new(KeyMap::default());
     let store = KeyStore {

@@ -83,6 +83,8 @@ pub struct Setup {
     pub more: String,
     /// Arguments of `serve` besides the configuration.
     pub arguments: Vec<String>,
+    /// Environment variables of the proxy's process.
+    pub process_environment: Vec<(String, String)>,
 }
 
 impl Default for Setup {
@@ -111,6 +113,7 @@ impl Default for Setup {
             nested_rule: "{ label_prefix = \"nested-\" }".to_owned(),
             more: String::new(),
             arguments: Vec::new(),
+            process_environment: Vec::new(),
         }
     }
 }
@@ -265,6 +268,7 @@ impl Proxy {
             .arg("--config")
             .arg(config)
             .args(&setup.arguments)
+            .envs(setup.process_environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()

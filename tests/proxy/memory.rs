@@ -1,0 +1,155 @@
+//! What is left in the process's memory once a request has been answered and its connection closed: neither plaintext nor,
+//! outside locked pages, a secret.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use serde_json::Value;
+use xks_harness::proxy::main_store;
+use xks_harness::request::{bytes_of, decrypt_body, encrypt_body};
+use xks_harness::token::PIN;
+use xks_harness::{Function, Http, Proxy, Setup, XksRequest};
+
+use crate::tokens::rig::Rig;
+
+/// Nowhere else in the process, and in this test only as a pattern to be made of a seed.
+fn marker(seed: u8) -> Vec<u8> {
+    (0..48_u8).map(|n| n.wrapping_mul(73).wrapping_add(seed).rotate_left(3) ^ 0xa5).collect()
+}
+
+/// What to look for: the middle of the bytes and of their Base64, so that an end that was overwritten hides nothing.
+fn patterns(secret: &[u8]) -> Vec<Vec<u8>> {
+    let text = xks_harness::request::base64(secret).into_bytes();
+    [secret, &text].iter().map(|form| form[form.len() / 3..][..form.len() / 3].to_vec()).collect()
+}
+
+/// A stretch of the process's memory that can be read.
+struct Mapping {
+    start: u64,
+    length: usize,
+    name: String,
+    is_locked: bool,
+}
+
+fn mappings(process_id: u32) -> Vec<Mapping> {
+    let mut all: Vec<Mapping> = Vec::new();
+    for line in fs::read_to_string(format!("/proc/{process_id}/smaps")).unwrap().lines() {
+        let mut words = line.split_whitespace();
+        let Some(first) = words.next() else { continue };
+        if first == "VmFlags:" {
+            all.last_mut().unwrap().is_locked = words.any(|flag| flag == "lo");
+        } else if let Some((start, end)) = first.split_once('-') {
+            let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+            let is_readable = words.next().unwrap().starts_with('r');
+            let name = words.nth(3).unwrap_or_default().to_owned();
+            // The kernel's own pages cannot be read.
+            let length = if is_readable && !name.starts_with("[v") { end - start } else { 0 };
+            let length = usize::try_from(length).unwrap();
+            all.push(Mapping { start, length, name, is_locked: false });
+        }
+    }
+    all
+}
+
+/// Where a pattern lies in the process's memory.
+fn found(proxy: &Proxy, pattern: &[u8]) -> Vec<Mapping> {
+    let memory =
+        File::open(format!("/proc/{}/mem", proxy.pid())).expect("only root may look into the proxy's memory");
+    let mut found = Vec::new();
+    for mapping in mappings(proxy.pid()) {
+        let mut bytes = vec![0; mapping.length];
+        let read = memory.read_at(&mut bytes, mapping.start).unwrap_or(0);
+        if contains(&bytes[..read], pattern) {
+            found.push(mapping);
+        }
+    }
+    found
+}
+
+fn contains(bytes: &[u8], pattern: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(next) = bytes[at..].iter().position(|byte| *byte == pattern[0]) {
+        at += next;
+        if bytes[at..].starts_with(pattern) {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+fn describe(found: &[Mapping]) -> Vec<String> {
+    found.iter().map(|mapping| format!("{:#x} {}", mapping.start, mapping.name)).collect()
+}
+
+/// Encrypts and decrypts over a connection that is closed then, and waits until the proxy has forgotten it.
+async fn round_trip(proxy: &Proxy, http: Http, plaintext: &[u8]) -> Value {
+    let mut connection = proxy.connect(http).await;
+    let body = encrypt_body(plaintext, Some(b"context"), true);
+    let encrypted = connection.send(&XksRequest::encrypt(&main_store(), "demo", &body)).await.ok();
+    let body = decrypt_body(&encrypted, Some(b"context"));
+    let decrypted = connection.send(&XksRequest::decrypt(&main_store(), "demo", &body)).await.ok();
+    assert_eq!(bytes_of(&decrypted["plaintext"]), plaintext);
+    drop(connection);
+    proxy.wait_for("/metrics", |_, text| text.lines().any(|line| line == "xks_connections 0")).await;
+    encrypted
+}
+
+/// In the middle of an encryption the plaintext is there to be found.
+async fn is_found_in_mid_request(rig: &Rig, plaintext: &[u8]) {
+    // Of the key that stores use, not of that which health probes use.
+    rig.faults.set("C_Encrypt hang until_removed label=demo");
+    let mut connection = rig.proxy.connect(Http::One).await;
+    let request = XksRequest::encrypt(&main_store(), "demo", &encrypt_body(plaintext, None, false));
+    let pending = tokio::spawn(async move { connection.send(&request).await.ok() });
+    rig.faults.wait_until_inside(Function::Encrypt, 1).await;
+    let [raw, _] = patterns(plaintext).try_into().unwrap();
+    assert!(!found(&rig.proxy, &raw).is_empty(), "the search finds nothing, and so shows nothing");
+    rig.faults.clear();
+    pending.await.unwrap();
+}
+
+#[tokio::test]
+async fn no_plaintext_is_left_in_memory_or_output() {
+    let rig = Rig::start(Setup::default()).await;
+    is_found_in_mid_request(&rig, &marker(1)).await;
+    for (seed, http) in [(1, Http::One), (2, Http::One), (3, Http::Two)] {
+        round_trip(&rig.proxy, http, &marker(seed)).await;
+        for pattern in patterns(&marker(seed)) {
+            let left = found(&rig.proxy, &pattern);
+            assert!(left.is_empty(), "{http:?}: {:?}", describe(&left));
+            assert!(!contains(rig.proxy.all_output().as_bytes(), &pattern));
+        }
+    }
+}
+
+/// The same search finds what is left where freed memory is not wiped: it would find it above.
+#[tokio::test]
+async fn without_wiping_plaintexts_are_left() {
+    let control = ("XKS_CONTROL_RUN".to_owned(), "keep-freed-memory".to_owned());
+    let proxy = Proxy::start(&Setup { process_environment: vec![control], ..Setup::default() }).await;
+    round_trip(&proxy, Http::One, &marker(4)).await;
+    let left: usize = patterns(&marker(4)).iter().map(|pattern| found(&proxy, pattern).len()).sum();
+    assert!(left > 0, "freed memory is wiped all the same, or the search does not find it");
+}
+
+#[tokio::test]
+async fn secrets_lie_in_locked_pages_alone() {
+    let proxy = Proxy::start(&Setup::default()).await;
+    round_trip(&proxy, Http::One, &marker(5)).await;
+    for (what, secret) in [("secret", main_store().signing.secret_access_key.as_str()), ("PIN", PIN)] {
+        let places = found(&proxy, secret.as_bytes());
+        assert!(places.iter().any(|place| place.is_locked), "the {what} is nowhere");
+        let unlocked: Vec<_> = places.into_iter().filter(|place| !place.is_locked).collect();
+        assert!(unlocked.is_empty(), "the {what} lies in {:?}", describe(&unlocked));
+        assert!(!proxy.all_output().contains(secret), "the {what} was printed");
+    }
+}
+
+#[tokio::test]
+async fn there_are_no_core_dumps() {
+    let proxy = Proxy::start(&Setup::default()).await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"]);
+}
