@@ -1,5 +1,9 @@
 //! `xks-proxy serve`.
 
+use std::io::{self, BufWriter, Stdout, Write};
+use std::thread;
+use std::time::Duration;
+
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -16,6 +20,9 @@ use crate::secret;
 /// Log lines that may wait to be written, a few kilobytes each, 40 at the most; what comes on top is dropped and counted,
 /// since no request waits for the log.
 const MAX_WAITING_LINES: usize = 16_384;
+
+/// Time between two batches of log lines. One wake-up and one write for each line cost more than making the line.
+const LOG_PAUSE: Duration = Duration::from_millis(5);
 
 pub(super) fn run(args: &ServeArgs) -> u8 {
     let force_login = if args.force_login { ForceLogin::TokenFlags } else { ForceLogin::No };
@@ -64,7 +71,7 @@ fn start_log(
         .lossy(true)
         .buffered_lines_limit(MAX_WAITING_LINES)
         .thread_name("log")
-        .finish(std::io::stdout());
+        .finish(Batches(BufWriter::with_capacity(64 * 1024, io::stdout())));
     let counter = writer.error_counter();
     let (level, handle) = reload::Layer::new(filter(level));
     let lines = tracing_subscriber::fmt::layer()
@@ -89,5 +96,21 @@ const fn filter(level: LogLevel) -> LevelFilter {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// Standard output, to which the log's thread writes all that is waiting and then leaves lines time to gather.
+struct Batches(BufWriter<Stdout>);
+
+impl Write for Batches {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    /// Called when no line waits any more.
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.0.flush();
+        thread::sleep(LOG_PAUSE);
+        flushed
     }
 }
