@@ -5,21 +5,19 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
-use cryptoki::error::{Error, RvError};
-use cryptoki::mechanism::MechanismType;
+use cryptoki::error::RvError;
 use cryptoki::object::ObjectHandle;
-use cryptoki::session::{Session, UserType as CryptokiUserType};
-use cryptoki::slot::{Slot, TokenInfo};
-use cryptoki::types::AuthPin;
+use cryptoki::slot::Slot;
 use thiserror::Error;
 
 use super::ckr::Meaning;
 use super::gate::Generation;
 use super::iv::IvSource;
-use super::module::{Module, ModuleFault, Modules, OpenSession};
-use super::pin_guard::{PinFault, PinFlag};
+use super::module::ModuleFault;
+use super::pin_guard::{PinFault, PinGuard};
 use super::profiles::Profile;
-use super::settings::{TokenSettings, UserType};
+use super::session::{Access, Module, Session, TokenInfo};
+use super::settings::TokenSettings;
 use super::{Sealed, TokenIdentity, ckr};
 use crate::secret::SecretFault;
 
@@ -50,7 +48,7 @@ pub(super) struct Epoch(pub(super) u64);
 
 /// A token that has been found and logged in to.
 pub(super) struct Connection {
-    pub(super) module: Arc<Module>,
+    pub(super) module: Arc<dyn Module>,
     /// Of the module, which may be initialised anew.
     pub(super) generation: Generation,
     pub(super) slot: Slot,
@@ -74,30 +72,30 @@ pub(super) struct KnownGood {
     pub(super) sealed: Sealed,
 }
 
-/// Finds the token and logs in, where the PIN may be tried ([`PinGuard`](super::pin_guard::PinGuard)).
+/// Finds the token and logs in, where the PIN may be tried.
 ///
 /// The session that comes along is the one that logged in; the login lasts while any session is open.
 pub(super) fn connect(
     settings: &TokenSettings,
-    modules: &Modules,
+    module: Arc<dyn Module>,
     epoch: Epoch,
-) -> Result<(Connection, OpenSession), ConnectionFault> {
-    let module = modules.load(&settings.module)?;
-    let _inside = module.enter()?;
-    let (slot, token) = find(&module, &settings.selector)?;
-    let mechanisms =
-        module.pkcs11.get_mechanism_list(slot).map_err(|error| call_fault("C_GetMechanismList", &error))?;
-    if !mechanisms.contains(&MechanismType::AES_GCM) {
+    pin_guard: &PinGuard,
+) -> Result<(Connection, Box<dyn Session>), ConnectionFault> {
+    let door = Arc::clone(&module);
+    let being_initialised = || ModuleFault::BeingInitialised(settings.module.clone());
+    let _inside = door.gate().enter().ok_or_else(being_initialised)?;
+    let (slot, token) = find(&*module, &settings.selector)?;
+    if !module.has_aes_gcm(slot).map_err(|code| call_fault("C_GetMechanismList", code))? {
         return Err(ConnectionFault::NoAesGcm);
     }
-    let session = OpenSession::open(&module, slot, true);
-    let session = session.map_err(|error| call_fault("C_OpenSession", &error))?;
-    log_in(settings, modules, (&module, slot), &token, &session)?;
-    let identity = Arc::new(identity(&token));
+    let session = module.open_session(slot, Access::ReadWrite);
+    let session = session.map_err(|code| call_fault("C_OpenSession", code))?;
+    log_in(settings, pin_guard, (&*module, slot), &token, &*session)?;
+    let identity = Arc::new(token.identity);
     let profile = settings.profile.unwrap_or_else(|| Profile::of_manufacturer(&identity.manufacturer));
     let connection = Connection {
-        generation: session.generation(),
-        module: Arc::clone(&module),
+        generation: module.gate().generation(),
+        module,
         slot,
         identity,
         epoch,
@@ -111,23 +109,23 @@ pub(super) fn connect(
 }
 
 /// The one token that the selector means.
-pub(super) fn find(module: &Module, selector: &TokenSelector) -> Result<(Slot, TokenInfo), ConnectionFault> {
-    let slots = module.pkcs11.get_slots_with_token().map_err(|error| call_fault("C_GetSlotList", &error))?;
+pub(super) fn find(
+    module: &dyn Module,
+    selector: &TokenSelector,
+) -> Result<(Slot, TokenInfo), ConnectionFault> {
     let mut found = None;
     let mut seen = Vec::new();
-    for slot in slots {
-        // A slot that cannot be asked is not the one: other slots of the module must stay reachable.
-        let Ok(token) = module.pkcs11.get_token_info(slot) else { continue };
+    for (slot, token) in module.tokens().map_err(|code| call_fault("C_GetSlotList", code))? {
         let is_meant = match selector {
-            TokenSelector::Label(label) => token.label() == &**label,
-            TokenSelector::Serial(serial) => token.serial_number() == &**serial,
+            TokenSelector::Label(label) => *token.label == **label,
+            TokenSelector::Serial(serial) => *token.identity.serial == **serial,
             TokenSelector::SlotId(id) => slot.id() == *id,
         };
         if is_meant && found.is_some() {
             return Err(ConnectionFault::SeveralTokens(selector.clone()));
         }
-        if token.token_initialized() {
-            seen.push(format!("{:?}", token.label()));
+        if token.is_initialized {
+            seen.push(format!("{:?}", token.label));
         }
         if is_meant {
             found = Some((slot, token));
@@ -138,36 +136,30 @@ pub(super) fn find(module: &Module, selector: &TokenSelector) -> Result<(Slot, T
 
 fn log_in(
     settings: &TokenSettings,
-    modules: &Modules,
-    (module, slot): (&Module, Slot),
+    pin_guard: &PinGuard,
+    (module, slot): (&dyn Module, Slot),
     token: &TokenInfo,
-    session: &Session,
+    session: &dyn Session,
 ) -> Result<(), ConnectionFault> {
     let Some(source) = &settings.pin else {
-        return if token.login_required() { Err(ConnectionFault::PinNeeded) } else { Ok(()) };
+        return if token.needs_login { Err(ConnectionFault::PinNeeded) } else { Ok(()) };
     };
     let pin = source.read()?;
     // What was read before may be of before another's try.
     let flag = || {
-        let now = module.pkcs11.get_token_info(slot);
-        PinFlag::of(now.as_ref().unwrap_or(token), settings.user_type)
+        let now = module.token(slot);
+        now.as_ref().unwrap_or(token).pin_flag(settings.user_type)
     };
-    let attempt = modules.pin_guard.permit(settings, token.serial_number(), &pin, flag)?;
-    let user_type = match settings.user_type {
-        UserType::User => CryptokiUserType::User,
-        UserType::SecurityOfficer => CryptokiUserType::So,
-        UserType::Vendor(value) => CryptokiUserType::VendorExtension(value),
-    };
-    match session.login(user_type, Some(&AuthPin::new(pin.expose().into()))) {
+    let attempt = pin_guard.permit(settings, &token.identity.serial, &pin, flag)?;
+    match session.log_in(settings.user_type, &pin) {
         Ok(()) => {
             attempt.accepted();
             Ok(())
         }
         // The login belongs to the application: another of our configured tokens may be the same one. Of the PIN this says
         // nothing.
-        Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-        Err(error) => {
-            let code = ckr::code_of(&error);
+        Err(RvError::UserAlreadyLoggedIn) => Ok(()),
+        Err(code) => {
             let is_about_pin = matches!(
                 code,
                 RvError::PinIncorrect
@@ -179,25 +171,14 @@ fn log_in(
             if is_about_pin {
                 Err(attempt.refused(&ckr::name(code)).into())
             } else {
-                Err(call_fault("C_Login", &error))
+                Err(call_fault("C_Login", code))
             }
         }
     }
 }
 
-/// What a token says of itself.
-pub(super) fn identity(token: &TokenInfo) -> TokenIdentity {
-    let firmware = token.firmware_version();
-    TokenIdentity {
-        manufacturer: token.manufacturer_id().into(),
-        model: token.model().into(),
-        serial: token.serial_number().into(),
-        firmware: format!("{}.{}", firmware.major(), firmware.minor()).into(),
-    }
-}
-
-fn call_fault(call: &'static str, error: &Error) -> ConnectionFault {
-    ConnectionFault::Call { call, code: ckr::name(ckr::code_of(error)) }
+fn call_fault(call: &'static str, code: RvError) -> ConnectionFault {
+    ConnectionFault::Call { call, code: ckr::name(code) }
 }
 
 /// Why there is no connection.

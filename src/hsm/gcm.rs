@@ -46,9 +46,9 @@ pub(super) const OTHER_IV: Failure = ("C_Encrypt", RvError::EncryptedDataInvalid
 
 /// Who makes the initialization vector of an encryption.
 #[derive(Clone, Copy)]
-pub(super) enum NewIv<'iv> {
+pub(super) enum NewIv {
     /// We do.
-    Given(&'iv [u8; IV_BYTES]),
+    Given([u8; IV_BYTES]),
     /// The token does, and writes it over the zeros that it is given.
     WrittenBack,
     /// The token does, and appends it to ciphertext and tag.
@@ -99,12 +99,12 @@ impl Gcm {
         &self,
         session: &Session,
         key: ObjectHandle,
-        new_iv: NewIv<'_>,
+        new_iv: NewIv,
         aad: &[u8],
         plaintext: &[u8],
     ) -> Result<Sealed, Failure> {
         let mut iv = match new_iv {
-            NewIv::Given(iv) => Iv::new(iv),
+            NewIv::Given(iv) => Iv::new(&iv),
             NewIv::WrittenBack => Iv::new(&[0; IV_BYTES]),
             NewIv::Appended => Iv::new(&[]),
         };

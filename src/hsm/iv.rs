@@ -4,11 +4,11 @@ use std::fmt;
 
 use cryptoki::error::RvError;
 use cryptoki::object::ObjectHandle;
-use cryptoki::session::Session;
 use serde::{Serialize, Serializer};
 
-use super::gcm::{Failure, Gcm, IV_BYTES, NewIv};
-use super::{Sealed, ckr};
+use super::Sealed;
+use super::gcm::{Failure, IV_BYTES, NewIv};
+use super::session::Session;
 
 /// Where initialization vectors come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +50,7 @@ impl IvSource {
     /// Whether the IV may be used is not judged here: a token that knows nothing of writing IVs back leaves zeros.
     pub(super) fn encrypt(
         self,
-        gcm: &Gcm,
-        session: &Session,
+        session: &dyn Session,
         key: ObjectHandle,
         aad: &[u8],
         plaintext: &[u8],
@@ -60,17 +59,16 @@ impl IvSource {
         let new_iv = match self {
             Self::OperatingSystem => {
                 getrandom::fill(&mut iv).map_err(|_| ("getrandom", RvError::RandomNoRng))?;
-                NewIv::Given(&iv)
+                NewIv::Given(iv)
             }
             Self::Token => {
-                let filled = session.generate_random_slice(&mut iv);
-                filled.map_err(|error| ("C_GenerateRandom", ckr::code_of(&error)))?;
-                NewIv::Given(&iv)
+                session.random(&mut iv).map_err(|code| ("C_GenerateRandom", code))?;
+                NewIv::Given(iv)
             }
             Self::WrittenBack => NewIv::WrittenBack,
             Self::Appended => NewIv::Appended,
         };
-        gcm.encrypt(session, key, new_iv, aad, plaintext)
+        session.encrypt(key, new_iv, aad, plaintext)
     }
 }
 

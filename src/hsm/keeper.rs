@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cryptoki::session::{Session, SessionState};
-
 use super::ckr::{self, Meaning};
 use super::connection::{Connection, ConnectionFault, connect};
 use super::keys::{Enumeration, KeyEntry, SearchFault};
 use super::module::Modules;
 use super::probe::{self, ProbeFault, ProbeKey, Term};
 use super::recovery::Recovery;
+use super::session::{Module, Session};
 use super::shared::Shared;
 use super::{HealthStatus, HsmError, KeyLocator};
 use crate::clock;
@@ -50,7 +49,9 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
     loop {
         recovery.begin(modules.loaded(&shared.settings.module));
         shared.probe.enter(term);
-        let connected = connect(&shared.login_settings(), modules, shared.next_epoch());
+        let connected = load(shared, modules).and_then(|module| {
+            connect(&shared.login_settings(), module, shared.next_epoch(), &modules.pin_guard)
+        });
         if !shared.probe.is_current(term) {
             return;
         }
@@ -58,12 +59,12 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
             Ok((connection, session)) => {
                 let began_at = clock::now();
                 let connection = Arc::new(connection);
-                let Ok(ended) = serve(shared, term, &connection, &session, messages) else { return };
+                let Ok(ended) = serve(shared, term, &connection, &*session, messages) else { return };
                 let has_worked = ended.has_worked;
                 shared.disconnect(&connection);
                 recovery.note_end(connection.profile, has_worked, ended.looks_dead);
                 if connection.lost.get() == Some(&Meaning::TokenLost) {
-                    std::mem::forget(session);
+                    session.forget();
                 }
                 // One that does not last is not made again and again without a breath; one that never worked even less.
                 if began_at.elapsed() > MAX_PAUSE {
@@ -90,6 +91,11 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
             return;
         }
     }
+}
+
+/// The module of the token, loaded and initialised.
+fn load(shared: &Shared, modules: &Modules) -> Result<Arc<dyn Module>, ConnectionFault> {
+    Ok(Arc::new(modules.load(&shared.settings.module)?))
 }
 
 /// The token is being stopped, or the keeper has been replaced.
@@ -130,7 +136,7 @@ fn serve(
     shared: &Shared,
     term: Term,
     connection: &Arc<Connection>,
-    session: &Session,
+    session: &dyn Session,
     messages: &flume::Receiver<Message>,
 ) -> Result<Ended, Stopped> {
     let mut keeper = Keeper::new(shared, term, connection, session);
@@ -165,7 +171,7 @@ struct Keeper<'a> {
     shared: &'a Shared,
     term: Term,
     connection: &'a Connection,
-    session: &'a Session,
+    session: &'a dyn Session,
     next_probe: Instant,
     /// Pause before the next probe of a token that is asked no more.
     probe_pause: Duration,
@@ -189,7 +195,7 @@ struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(shared: &'a Shared, term: Term, connection: &'a Connection, session: &'a Session) -> Self {
+    fn new(shared: &'a Shared, term: Term, connection: &'a Connection, session: &'a dyn Session) -> Self {
         let now = clock::now();
         shared.keys.clear();
         Self {
@@ -225,11 +231,7 @@ impl<'a> Keeper<'a> {
         if self.shared.settings.pin.is_none() {
             return true;
         }
-        let state = self.session.get_session_info().map(|info| info.session_state());
-        let is_logged_in = matches!(
-            state,
-            Ok(SessionState::RwUser | SessionState::RwSecurityOfficer | SessionState::RoUser)
-        );
+        let is_logged_in = self.session.is_logged_in();
         self.is_lost |= !is_logged_in;
         is_logged_in
     }
@@ -243,7 +245,7 @@ impl<'a> Keeper<'a> {
     fn inside_module<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<Option<T>, Stopped> {
         self.shared.probe.enter(self.term);
         let connection = self.connection;
-        let inside = connection.module.gate.enter_with(connection.generation);
+        let inside = connection.module.gate().enter_with(connection.generation);
         let done = inside.is_some().then(|| work(self));
         drop(inside);
         if done.is_none() {
@@ -360,8 +362,7 @@ impl<'a> Keeper<'a> {
             }
             Ok(None) if self.probe_key.is_some() => return None,
             Ok(None) => {}
-            Err(error) => {
-                let code = ckr::code_of(&error);
+            Err(code) => {
                 self.note_failure("C_FindObjects", code);
                 let reason = format!("the health key cannot be searched: {}", ckr::name(code));
                 return Some((HealthStatus::Unavailable, reason.into()));
@@ -372,8 +373,7 @@ impl<'a> Keeper<'a> {
                 self.probe_key = Some(key);
                 None
             }
-            Err(error) => {
-                let code = ckr::code_of(&error);
+            Err(code) => {
                 self.looks_dead |= ckr::is_about_the_whole_token(code);
                 self.is_lost |= matches!(
                     ckr::meaning(code),
@@ -402,7 +402,7 @@ impl<'a> Keeper<'a> {
             self.next_enumeration = self.indexed_at + self.shared.settings.reindex_interval;
             match Enumeration::start(self.session, self.connection.epoch) {
                 Ok(enumeration) => self.enumeration = Some(enumeration),
-                Err(error) => self.note_failure("C_FindObjects", ckr::code_of(&error)),
+                Err(code) => self.note_failure("C_FindObjects", code),
             }
         }
         let Some(enumeration) = &mut self.enumeration else { return };
@@ -418,9 +418,9 @@ impl<'a> Keeper<'a> {
                     tracing::debug!(token = %self.shared.settings.name, keys, "indexed the token's keys");
                 }
             }
-            Err(error) => {
+            Err(code) => {
                 self.enumeration = None;
-                self.note_failure("C_GetAttributeValue", ckr::code_of(&error));
+                self.note_failure("C_GetAttributeValue", code);
             }
         }
     }
@@ -443,8 +443,7 @@ impl<'a> Keeper<'a> {
                 }
                 error
             }
-            SearchFault::Token(error) => {
-                let code = ckr::code_of(&error);
+            SearchFault::Token(code) => {
                 self.note_failure("C_FindObjects", code);
                 ckr::device_error("C_FindObjects", code)
             }

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use cryptoki::error::Error;
+use cryptoki::error::{Error, RvError};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
-use cryptoki::session::Session;
+use cryptoki::session::Session as CryptokiSession;
 
 use super::connection::Epoch;
+use super::session::Session;
 use super::standing::{Judgement, Owner, Standing, StoreId};
 use super::{HsmError, KeyAttributes, KeyKind, KeyLocator, KeyMaterial, KeyUsages};
 use crate::clock;
@@ -208,14 +209,14 @@ impl KeyIndex {
     /// Searches the token for one locator and puts what it finds into the index.
     pub(super) fn search(
         &self,
-        session: &Session,
+        session: &dyn Session,
         epoch: Epoch,
         locator: &KeyLocator,
         reserved_label: &str,
     ) -> Result<Arc<KeyEntry>, SearchFault> {
         let mut objects = Vec::new();
-        for handle in session.find_objects(&template(Some(locator)))? {
-            if let Some(object) = read(session, handle)?
+        for handle in session.find_keys(Some(locator))? {
+            if let Some(object) = session.read_key(handle)?
                 && object.label.as_deref() != Some(reserved_label)
             {
                 objects.push(object);
@@ -247,12 +248,12 @@ pub(super) enum SearchFault {
     /// The key is at fault.
     Key(HsmError),
     /// The token is.
-    Token(Error),
+    Token(RvError),
 }
 
-impl From<Error> for SearchFault {
-    fn from(error: Error) -> Self {
-        Self::Token(error)
+impl From<RvError> for SearchFault {
+    fn from(code: RvError) -> Self {
+        Self::Token(code)
     }
 }
 
@@ -266,24 +267,22 @@ pub(super) struct Enumeration {
 
 impl Enumeration {
     /// Lists the handles of all secret keys.
-    pub(super) fn start(session: &Session, epoch: Epoch) -> Result<Self, Error> {
-        const HANDLES_A_CALL: std::num::NonZeroUsize = std::num::NonZeroUsize::new(256).unwrap();
+    pub(super) fn start(session: &dyn Session, epoch: Epoch) -> Result<Self, RvError> {
         let started_at = clock::now();
-        let objects = session.iter_objects_with_cache_size(&template(None), HANDLES_A_CALL)?;
-        let handles = objects.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let handles = session.find_keys(None)?.into_iter();
         Ok(Self { epoch, started_at, handles, found: HashMap::new() })
     }
 
     /// Reads up to `count` keys; true once all are read.
     pub(super) fn step(
         &mut self,
-        session: &Session,
+        session: &dyn Session,
         until: Instant,
         reserved_label: &str,
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, RvError> {
         while clock::now() < until {
             let Some(handle) = self.handles.next() else { break };
-            let Some(object) = read(session, handle)? else { continue };
+            let Some(object) = session.read_key(handle)? else { continue };
             if object.label.as_deref() == Some(reserved_label) {
                 continue;
             }
@@ -353,20 +352,24 @@ pub(super) fn template(locator: Option<&KeyLocator>) -> Vec<Attribute> {
 }
 
 /// The handle of the only key with that label, whatever the index says of it; for the health key.
-pub(super) fn find_by_label(session: &Session, label: &str) -> Result<Option<ObjectHandle>, Error> {
-    let handles = session.find_objects(&template(Some(&KeyLocator::Label(label.into()))))?;
+pub(super) fn find_by_label(session: &dyn Session, label: &str) -> Result<Option<ObjectHandle>, RvError> {
+    let handles = session.find_keys(Some(&KeyLocator::Label(label.into())))?;
     Ok(handles.first().copied())
 }
 
 /// The attributes of a key, `None` where the token no longer has it.
-pub(super) fn read_attributes(session: &Session, key: &KeyEntry) -> Result<Option<KeyAttributes>, Error> {
+pub(super) fn read_attributes(
+    session: &dyn Session,
+    key: &KeyEntry,
+) -> Result<Option<KeyAttributes>, RvError> {
     // A handle of another name has come to mean another key.
-    let object = read(session, key.handle)?.filter(|object| object.label == key.label && object.id == key.id);
+    let object =
+        session.read_key(key.handle)?.filter(|object| object.label == key.label && object.id == key.id);
     Ok(object.map(|object| object.attributes))
 }
 
 /// A key as the token describes it, `None` where it has gone.
-pub(super) fn read(session: &Session, handle: ObjectHandle) -> Result<Option<KeyObject>, Error> {
+pub(super) fn read(session: &CryptokiSession, handle: ObjectHandle) -> Result<Option<KeyObject>, Error> {
     const WANTED: [AttributeType; 11] = [
         AttributeType::Label,
         AttributeType::Id,

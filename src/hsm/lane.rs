@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cryptoki::error::RvError;
-use cryptoki::session::Session;
 use zeroize::Zeroizing;
 
 use super::ckr::{self, Meaning};
 use super::connection::Connection;
 use super::gcm::Failure;
 use super::keys::{self, IvGuard, KeyEntry};
-use super::module::OpenSession;
+use super::session::{Access, Session};
 use super::{HsmError, KeyAttributes, Permit, Plaintext, Sealed};
 use crate::clock;
 use crate::metrics::TokenMetrics;
@@ -57,7 +56,7 @@ pub(super) fn permitted<T>(
 /// A session with its connection. Lives on one thread.
 pub(super) struct Lane {
     /// `None` after the session was lost and no other could be opened.
-    session: Option<OpenSession>,
+    session: Option<Box<dyn Session>>,
     pub(super) connection: Arc<Connection>,
     ivs: Arc<IvGuard>,
     metrics: TokenMetrics,
@@ -96,8 +95,10 @@ impl Lane {
     /// Gives the session up. Where the token was lost, its handle may by now be another's: it is not closed.
     pub(super) fn abandon(mut self) {
         let session = self.session.take();
-        if self.connection.lost.get() == Some(&Meaning::TokenLost) {
-            std::mem::forget(session);
+        if let Some(session) = session
+            && self.connection.lost.get() == Some(&Meaning::TokenLost)
+        {
+            session.forget();
         }
     }
 
@@ -121,9 +122,7 @@ impl Lane {
         }
         let sealed = self.with_session(|lane, session| {
             let started = clock::now();
-            let connection = &lane.connection;
-            let sealed =
-                connection.iv_source.encrypt(&connection.module.gcm, session, key.handle, aad, plaintext)?;
+            let sealed = lane.connection.iv_source.encrypt(session, key.handle, aad, plaintext)?;
             lane.metrics.encrypted(started.elapsed());
             Ok(sealed)
         });
@@ -173,8 +172,7 @@ impl Lane {
     ) -> Result<Zeroizing<Vec<u8>>, Failure> {
         self.with_session(|lane, session| {
             let started = clock::now();
-            let gcm = &lane.connection.module.gcm;
-            let plaintext = gcm.decrypt(session, key.handle, &sealed.iv, aad, &sealed.ciphertext_and_tag)?;
+            let plaintext = session.decrypt(key.handle, sealed, aad)?;
             lane.metrics.decrypted(started.elapsed());
             Ok(plaintext)
         })
@@ -184,7 +182,7 @@ impl Lane {
     pub(super) fn read_attributes(&mut self, key: &KeyEntry) -> Result<KeyAttributes, HsmError> {
         self.require_epoch(key)?;
         let attributes = self.with_session(|_, session| {
-            keys::read_attributes(session, key).map_err(|error| ("C_GetAttributeValue", ckr::code_of(&error)))
+            keys::read_attributes(session, key).map_err(|code| ("C_GetAttributeValue", code))
         });
         attributes.map_err(|failure| self.error(failure))?.ok_or(HsmError::KeyNotFound)
     }
@@ -193,10 +191,8 @@ impl Lane {
     /// that a retry may cure must not be called a bad ciphertext.
     fn token_still_decrypts(&mut self) -> bool {
         let Some(known_good) = self.connection.known_good.load_full() else { return false };
-        let plaintext = self.with_session(|lane, session| {
-            let sealed = &known_good.sealed;
-            let gcm = &lane.connection.module.gcm;
-            gcm.decrypt(session, known_good.key, &sealed.iv, super::probe::AAD, &sealed.ciphertext_and_tag)
+        let plaintext = self.with_session(|_, session| {
+            session.decrypt(known_good.key, &known_good.sealed, super::probe::AAD)
         });
         plaintext.is_ok_and(|plaintext| *plaintext == super::probe::PLAINTEXT)
     }
@@ -204,7 +200,7 @@ impl Lane {
     /// Runs `work`; where the session turns out to be lost, opens another and runs it once more.
     fn with_session<T>(
         &mut self,
-        mut work: impl FnMut(&Self, &Session) -> Result<T, Failure>,
+        mut work: impl FnMut(&Self, &dyn Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let first = self.with_open_session(&mut work);
         match first {
@@ -219,20 +215,20 @@ impl Lane {
 
     fn with_open_session<T>(
         &mut self,
-        work: &mut impl FnMut(&Self, &Session) -> Result<T, Failure>,
+        work: &mut impl FnMut(&Self, &dyn Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         if self.session.is_none() {
             self.open_session()?;
         }
         match &self.session {
-            Some(session) => work(self, session),
+            Some(session) => work(self, &**session),
             None => Err(("C_OpenSession", RvError::SessionHandleInvalid)),
         }
     }
 
     fn open_session(&mut self) -> Result<(), Failure> {
-        let opened = OpenSession::open(&self.connection.module, self.connection.slot, false);
-        self.session = Some(opened.map_err(|error| ("C_OpenSession", ckr::code_of(&error)))?);
+        let opened = self.connection.module.open_session(self.connection.slot, Access::ReadOnly);
+        self.session = Some(opened.map_err(|code| ("C_OpenSession", code))?);
         Ok(())
     }
 
@@ -240,8 +236,10 @@ impl Lane {
     /// is forgotten.
     fn give_session_up(&mut self, code: RvError) {
         let session = self.session.take();
-        if !matches!(code, RvError::OperationActive | RvError::OperationNotInitialized) {
-            std::mem::forget(session);
+        if let Some(session) = session
+            && !matches!(code, RvError::OperationActive | RvError::OperationNotInitialized)
+        {
+            session.forget();
         }
     }
 

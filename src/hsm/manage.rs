@@ -1,5 +1,7 @@
 //! What an operator does to a token's keys by command: list them, and make new ones.
 
+use std::sync::Arc;
+
 use cryptoki::error::Error as CryptokiError;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
@@ -8,12 +10,15 @@ use thiserror::Error;
 use super::connection::{self, ConnectionFault, Epoch};
 use super::keys::{self, KeyObject};
 use super::module::{Modules, OpenSession};
+use super::session::Session as TokenSession;
 use super::settings::TokenSettings;
 use super::{KeyKind, KeyLocator, KeyUsages, ckr};
 
 /// A login of its own to one token. The keys stay the token's: nothing of them but their attributes is read.
 pub struct KeyManager {
     session: OpenSession,
+    /// The one that logged in: the login lasts while it is open.
+    _login: Box<dyn TokenSession>,
 }
 
 /// A secret key of the token, as far as it tells.
@@ -67,8 +72,12 @@ impl KeyManager {
     /// # Errors
     /// [`ManageFault::Connection`].
     pub fn connect(settings: &TokenSettings, modules: &Modules) -> Result<Self, ManageFault> {
-        let (_, session) = connection::connect(settings, modules, Epoch(0))?;
-        Ok(Self { session })
+        let module = modules.load(&settings.module).map_err(ConnectionFault::from)?;
+        let in_process = Arc::new(Arc::clone(&module));
+        let (connection, login) = connection::connect(settings, in_process, Epoch(0), &modules.pin_guard)?;
+        let session = OpenSession::open(&module, connection.slot, true);
+        let session = session.map_err(|error| call_fault("C_OpenSession", &error))?;
+        Ok(Self { session, _login: login })
     }
 
     /// Every secret key, sorted by label.

@@ -23,6 +23,7 @@ mod probe;
 mod profiles;
 mod recovery;
 mod searches;
+mod session;
 mod settings;
 mod shared;
 mod standing;

@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::ckr;
-use super::gate::{Gate, Generation, Inside};
+use super::gate::{Gate, Generation};
 use super::gcm::Gcm;
 use super::pin_guard::PinGuard;
 use crate::clock;
@@ -30,8 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause between two initialisations.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// A module that has been loaded and initialised. It is never unloaded, and finalised only where nobody is inside.
-pub(super) struct Module {
+/// A module that has been loaded and initialised in this process. It is never unloaded, and finalised only where nobody is inside.
+pub(super) struct OwnModule {
     pub(super) pkcs11: Pkcs11,
     pub(super) gcm: Gcm,
     /// Whoever calls the module goes through here.
@@ -65,7 +65,7 @@ pub(super) enum Reinitialised {
     Failed(ModuleFault),
 }
 
-impl Module {
+impl OwnModule {
     /// C_Finalize and C_Initialize, unless another has seen to it since `seen`. `lost_for` is how long the token has been
     /// lost that wants it; `patience` how long whoever is inside the module has to leave it. `on_entry` is called before
     /// the module is.
@@ -104,11 +104,6 @@ impl Module {
         }
     }
 
-    /// Goes into the module.
-    pub(super) fn enter(&self) -> Result<Inside<'_>, ModuleFault> {
-        self.gate.enter().ok_or_else(|| ModuleFault::BeingInitialised(self.path.clone()))
-    }
-
     /// Whether C_Finalize or C_Initialize has not come back for that long.
     pub(super) fn hangs_for(&self, patience: Duration) -> bool {
         let since = *self.under_way_since.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,13 +135,13 @@ impl Module {
 pub(super) struct OpenSession {
     /// There until it is dropped.
     session: Option<Session>,
-    module: Arc<Module>,
+    module: Arc<OwnModule>,
     generation: Generation,
 }
 
 impl OpenSession {
-    /// Opens one with [`Module::gate`] passed.
-    pub(super) fn open(module: &Arc<Module>, slot: Slot, is_writable: bool) -> Result<Self, Error> {
+    /// Opens one with [`OwnModule::gate`] passed.
+    pub(super) fn open(module: &Arc<OwnModule>, slot: Slot, is_writable: bool) -> Result<Self, Error> {
         let generation = module.gate.generation();
         let session = if is_writable {
             module.pkcs11.open_rw_session(slot)
@@ -154,10 +149,6 @@ impl OpenSession {
             module.pkcs11.open_ro_session(slot)
         };
         Ok(Self { session: Some(session?), module: Arc::clone(module), generation })
-    }
-
-    pub(super) const fn generation(&self) -> Generation {
-        self.generation
     }
 }
 
@@ -191,11 +182,11 @@ pub struct Modules {
 }
 
 /// Has a lock of its own, so that a module that hangs while it initialises holds up no other.
-type ModulePlace = Arc<Mutex<Option<Arc<Module>>>>;
+type ModulePlace = Arc<Mutex<Option<Arc<OwnModule>>>>;
 
 impl Modules {
     /// The module at `path`, loaded and initialised now unless it has been before. A failure is not remembered.
-    pub(super) fn load(&self, path: &Path) -> Result<Arc<Module>, ModuleFault> {
+    pub(super) fn load(&self, path: &Path) -> Result<Arc<OwnModule>, ModuleFault> {
         let place = {
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(loaded.entry(path.to_owned()).or_default())
@@ -213,7 +204,7 @@ impl Modules {
     }
 
     /// The module at `path`, where it has been loaded.
-    pub(super) fn loaded(&self, path: &Path) -> Option<Arc<Module>> {
+    pub(super) fn loaded(&self, path: &Path) -> Option<Arc<OwnModule>> {
         let place = Arc::clone(self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(path)?);
         // Whoever is loading it may hang there.
         place.try_lock().ok()?.clone()
@@ -232,11 +223,11 @@ impl Modules {
     }
 }
 
-fn load(path: &Path) -> Result<Module, ModuleFault> {
+fn load(path: &Path) -> Result<OwnModule, ModuleFault> {
     let pkcs11 = Pkcs11::new(path).map_err(|error| ModuleFault::load(path, &error))?;
     let gcm = Gcm::load(path)?;
     initialise(&pkcs11, path)?;
-    Ok(Module {
+    Ok(OwnModule {
         pkcs11,
         gcm,
         gate: Gate::default(),

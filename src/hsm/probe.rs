@@ -4,15 +4,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cryptoki::error::Error;
-use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, ObjectHandle};
-use cryptoki::session::Session;
+use cryptoki::error::RvError;
+use cryptoki::object::ObjectHandle;
 
 use super::ckr::Meaning;
 use super::connection::{Connection, KnownGood};
 use super::gcm::{self, Failure};
 use super::iv::IvSource;
+use super::session::Session;
 use super::{HealthStatus, Sealed, ckr};
 use crate::clock;
 
@@ -125,18 +124,9 @@ pub(super) enum ProbeKey {
 
 impl ProbeKey {
     /// Makes a session key.
-    pub(super) fn make(session: &Session) -> Result<Self, Error> {
+    pub(super) fn make(session: &dyn Session) -> Result<Self, RvError> {
         // SPEC(HEALTH-DEEP-004, HEALTH-DEEP-005): SHOULD probe with a test key, never one of a KMS key.
-        let template = [
-            Attribute::Token(false),
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Encrypt(true),
-            Attribute::Decrypt(true),
-            Attribute::ValueLen(32.into()),
-        ];
-        session.generate_key(&Mechanism::AesKeyGen, &template).map(Self::Session)
+        session.make_session_key().map(Self::Session)
     }
 
     pub(super) const fn handle(&self) -> ObjectHandle {
@@ -203,8 +193,12 @@ impl fmt::Display for ProbeFault {
 }
 
 /// Encrypts and decrypts once as requests do; leaves the ciphertext as the one that is known to be good.
-pub(super) fn probe(connection: &Connection, session: &Session, key: &ProbeKey) -> Result<(), ProbeFault> {
-    let sealed = round_trip(connection, session, key, connection.iv_source)?;
+pub(super) fn probe(
+    connection: &Connection,
+    session: &dyn Session,
+    key: &ProbeKey,
+) -> Result<(), ProbeFault> {
+    let sealed = round_trip(session, key, connection.iv_source)?;
     let known_good = Some(Arc::new(KnownGood { key: key.handle(), sealed }));
     let before = connection.known_good.swap(known_good.clone());
     let (Some(before), Some(now)) = (before, known_good) else { return Ok(()) };
@@ -213,48 +207,37 @@ pub(super) fn probe(connection: &Connection, session: &Session, key: &ProbeKey) 
 
 /// Whether a token makes good ciphertexts with IVs from `source`: two encryptions under different IVs, neither of them
 /// all zero, that decrypt.
-pub(super) fn prove(
-    connection: &Connection,
-    session: &Session,
-    key: &ProbeKey,
-    source: IvSource,
-) -> Result<(), ProbeFault> {
-    let first = round_trip(connection, session, key, source)?;
-    let second = round_trip(connection, session, key, source)?;
+pub(super) fn prove(session: &dyn Session, key: &ProbeKey, source: IvSource) -> Result<(), ProbeFault> {
+    let first = round_trip(session, key, source)?;
+    let second = round_trip(session, key, source)?;
     if first.iv == second.iv { Err(ProbeFault::RepeatedIv) } else { Ok(()) }
 }
 
-fn round_trip(
-    connection: &Connection,
-    session: &Session,
-    key: &ProbeKey,
-    source: IvSource,
-) -> Result<Sealed, ProbeFault> {
+fn round_trip(session: &dyn Session, key: &ProbeKey, source: IvSource) -> Result<Sealed, ProbeFault> {
     // SPEC(HEALTH-DEEP-001, HEALTH-DEEP-002, HEALTH-DEEP-003): SHOULD do cryptography, not just reach the key manager.
-    let (gcm, key) = (&connection.module.gcm, key.handle());
-    let sealed = source.encrypt(gcm, session, key, AAD, PLAINTEXT).map_err(ProbeFault::Call)?;
+    let key = key.handle();
+    let sealed = source.encrypt(session, key, AAD, PLAINTEXT).map_err(ProbeFault::Call)?;
     if sealed.iv.iter().all(|byte| *byte == 0) {
         return Err(ProbeFault::ZeroIv);
     }
-    let plaintext =
-        gcm.decrypt(session, key, &sealed.iv, AAD, &sealed.ciphertext_and_tag).map_err(ProbeFault::Call)?;
+    let plaintext = session.decrypt(key, &sealed, AAD).map_err(ProbeFault::Call)?;
     if *plaintext == PLAINTEXT { Ok(sealed) } else { Err(ProbeFault::OtherPlaintext) }
 }
 
 /// What a token must pass at every connect before it serves.
 pub(super) fn prove_and_probe(
     connection: &Connection,
-    session: &Session,
+    session: &dyn Session,
     key: &ProbeKey,
 ) -> Result<(), ProbeFault> {
-    prove(connection, session, key, connection.iv_source)?;
+    prove(session, key, connection.iv_source)?;
     probe(connection, session, key)
 }
 
 /// Why a token with that fault stays out, and what to set where another IV source works.
 pub(super) fn refusal(
     connection: &Connection,
-    session: &Session,
+    session: &dyn Session,
     key: &ProbeKey,
     fault: ProbeFault,
 ) -> Arc<str> {
@@ -271,7 +254,7 @@ pub(super) fn refusal(
         }
         _ => {}
     }
-    let works = |source: &IvSource| prove(connection, session, key, *source).is_ok();
+    let works = |source: &IvSource| prove(session, key, *source).is_ok();
     let used = connection.iv_source;
     if works(&used) {
         return format!("the health probe failed once: {fault}").into();

@@ -8,7 +8,7 @@ use cryptoki::error::RvError;
 use super::ckr;
 use super::connection::ConnectionFault;
 use super::gate::Generation;
-use super::module::{Module, ModuleFault, Modules, Reinitialised};
+use super::module::{ModuleFault, Modules, OwnModule, Reinitialised};
 use super::probe::Term;
 use super::profiles::Profile;
 use super::shared::Shared;
@@ -22,7 +22,7 @@ const FAILURES: u32 = 3;
 #[derive(Default)]
 pub(super) struct Recovery {
     /// The module before the last try to connect.
-    seen: Option<(Arc<Module>, Generation)>,
+    seen: Option<(Arc<OwnModule>, Generation)>,
     profile: Option<&'static Profile>,
     /// Failures in a row that were the token's, or the module's, as a whole.
     failures: u32,
@@ -33,12 +33,12 @@ pub(super) struct Recovery {
 
 impl Recovery {
     /// A try to connect begins.
-    pub(super) fn begin(&mut self, module: Option<Arc<Module>>) {
+    pub(super) fn begin(&mut self, module: Option<Arc<OwnModule>>) {
         let now = module.map(|module| {
             let generation = module.gate.generation();
             (module, generation)
         });
-        let generation = |seen: &Option<(Arc<Module>, Generation)>| seen.as_ref().map(|(_, g)| *g);
+        let generation = |seen: &Option<(Arc<OwnModule>, Generation)>| seen.as_ref().map(|(_, g)| *g);
         if generation(&now) != generation(&self.seen) {
             self.failures = 0;
             self.is_uninitialised = false;

@@ -80,10 +80,9 @@ impl Shared {
     pub(super) fn connect(&self, connection: &Arc<Connection>) {
         self.identity.store(Some(Arc::clone(&connection.identity)));
         self.board.begin_anew();
-        connection.module.serving.fetch_add(1, Ordering::AcqRel);
-        connection.module.note_recovery();
+        connection.module.begin_serving();
         if let Some(replaced) = self.connection.swap(Some(Arc::clone(connection))) {
-            replaced.module.serving.fetch_sub(1, Ordering::AcqRel);
+            replaced.module.end_serving();
         }
         self.metrics.connected.set(1);
         let identity = &connection.identity;
@@ -104,7 +103,7 @@ impl Shared {
             .rcu(|current| current.as_ref().filter(|current| !Arc::ptr_eq(current, ended)).map(Arc::clone));
         let has_ended = before.is_some_and(|before| Arc::ptr_eq(&before, ended));
         if has_ended {
-            ended.module.serving.fetch_sub(1, Ordering::AcqRel);
+            ended.module.end_serving();
             self.metrics.connected.set(0);
             self.set_unavailable("the connection to the token was lost; connecting anew");
         }

@@ -211,7 +211,7 @@ fn perform(worker: usize, lane: &mut Option<Lane>, shared: &Shared, job: Job) ->
         return None;
     };
     let connection = Arc::clone(&open.connection);
-    let Some(_inside) = connection.module.gate.enter_with(connection.generation) else {
+    let Some(_inside) = connection.module.gate().enter_with(connection.generation) else {
         shared.lose(connection.epoch, Meaning::TokenLost);
         job(Err(shared.unavailable()));
         return None;
@@ -237,7 +237,7 @@ fn match_connection(lane: &mut Option<Lane>, shared: &Shared) -> Result<(), HsmE
         if let Some(old) = lane.take() {
             old.abandon();
         }
-        let Some(_inside) = connection.module.gate.enter_with(connection.generation) else {
+        let Some(_inside) = connection.module.gate().enter_with(connection.generation) else {
             shared.lose(connection.epoch, Meaning::TokenLost);
             return Err(shared.unavailable());
         };

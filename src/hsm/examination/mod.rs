@@ -7,10 +7,10 @@ mod keys;
 mod speed;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::MechanismType;
-use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use serde::Serialize;
 
@@ -20,6 +20,7 @@ use super::iv::IvSource;
 use super::module::Modules;
 use super::probe::{self, ProbeKey};
 use super::profiles::Evidence;
+use super::session::{Access, Session, TokenInfo as TokenFacts};
 use super::settings::TokenSettings;
 use super::{KeyLocator, Sealed};
 
@@ -201,27 +202,35 @@ fn look(
     let module = modules.load(&settings.module).map_err(|fault| fault.to_string())?;
     found.module = library(&module.pkcs11);
     on_step("looking for the token");
-    let (slot, token) = connection::find(&module, &settings.selector).map_err(|fault| fault.to_string())?;
-    found.identity = Some(identity(&token));
+    let (slot, facts) = connection::find(&module, &settings.selector).map_err(|fault| fault.to_string())?;
+    found.identity = Some(identity(facts));
+    let token = module.pkcs11.get_token_info(slot);
+    let token = token.map_err(|error| format!("C_GetTokenInfo said {}", ckr::name(ckr::code_of(&error))))?;
     found.mechanisms = Some(mechanisms(&module.pkcs11, slot, &token)?);
     on_step("logging in");
     // The one login: a PIN that is refused here is not given again.
-    let connected = connection::connect(settings, modules, Epoch(1));
+    let in_process = Arc::new(Arc::clone(&module));
+    let connected = connection::connect(settings, in_process, Epoch(1), &modules.pin_guard);
     let (connection, session) = connected.map_err(|fault| fault.to_string())?;
     found.profile = Some(profile(settings, &connection));
     on_step("reading the keys");
-    found.keys = keys::read(&session, keys)?;
+    // The login is the application's, so that another session has it too.
+    let reading = module.pkcs11.open_ro_session(slot);
+    let reading =
+        reading.map_err(|error| format!("C_OpenSession said {}", ckr::name(ckr::code_of(&error))))?;
+    found.keys = keys::read(&reading, keys)?;
+    drop(reading);
     on_step("opening sessions");
     found.sessions = Some(sessions(settings, &connection, &token));
     on_step("looking for a key to encrypt with");
-    let key = probe_key(settings, &session, found)?;
+    let key = probe_key(settings, &*session, found)?;
     on_step("trying IV sources");
-    found.iv_sources = IvSource::ALL.map(|source| try_source(&connection, &session, &key, source)).into();
+    found.iv_sources = IvSource::ALL.map(|source| try_source(&connection, &*session, &key, source)).into();
     let Some(working) = working_source(found) else { return Ok(()) };
     on_step("decrypting with a bad tag");
-    found.bad_tag = bad_tag(&connection, &session, &key, working);
+    found.bad_tag = bad_tag(&connection, &*session, &key, working);
     on_step("measuring times");
-    found.times = speed::times(&connection, &session, &key, working)?;
+    found.times = speed::times(&*session, &key, working)?;
     on_step("measuring throughput");
     let most = found.sessions.as_ref().map_or(1, |sessions| sessions.opened);
     found.throughput = speed::throughput(&connection, &key, working, most.min(settings.sessions.max(8)));
@@ -235,8 +244,7 @@ fn library(pkcs11: &Pkcs11) -> Option<String> {
     Some(format!("{maker}, {name}, version {}.{}", version.major(), version.minor()))
 }
 
-fn identity(token: &TokenInfo) -> BTreeMap<&'static str, String> {
-    let identity = connection::identity(token);
+fn identity(TokenFacts { identity, .. }: TokenFacts) -> BTreeMap<&'static str, String> {
     [
         ("manufacturer", identity.manufacturer.into()),
         ("model", identity.model.into()),
@@ -287,9 +295,9 @@ fn sessions(settings: &TokenSettings, connection: &Connection, token: &TokenInfo
     let mut open = Vec::new();
     let mut refusal = None;
     while open.len() + 1 < tried && refusal.is_none() {
-        match connection.module.pkcs11.open_ro_session(connection.slot) {
+        match connection.module.open_session(connection.slot, Access::ReadOnly) {
             Ok(session) => open.push(session),
-            Err(error) => refusal = Some(ckr::name(ckr::code_of(&error)).into()),
+            Err(code) => refusal = Some(ckr::name(code).into()),
         }
     }
     let stated_maximum = match token.max_session_count() {
@@ -301,13 +309,12 @@ fn sessions(settings: &TokenSettings, connection: &Connection, token: &TokenInfo
 
 fn probe_key(
     settings: &TokenSettings,
-    session: &Session,
+    session: &dyn Session,
     found: &mut Examination,
 ) -> Result<ProbeKey, String> {
     let label = &settings.health_key_label;
     let searched = super::keys::find_by_label(session, label);
-    let searched =
-        searched.map_err(|error| format!("C_FindObjects said {}", ckr::name(ckr::code_of(&error))))?;
+    let searched = searched.map_err(|code| format!("C_FindObjects said {}", ckr::name(code)))?;
     if let Some(handle) = searched {
         return Ok(ProbeKey::Token(handle));
     }
@@ -323,15 +330,20 @@ fn probe_key(
             ));
             Ok(key)
         }
-        Err(error) => {
-            let code = ckr::name(ckr::code_of(&error));
+        Err(code) => {
+            let code = ckr::name(code);
             Err(format!("there is no health key and no session key can be made ({code}): {wanted}"))
         }
     }
 }
 
-fn try_source(connection: &Connection, session: &Session, key: &ProbeKey, source: IvSource) -> IvSourceTried {
-    let problem = probe::prove(connection, session, key, source).err().map(|fault| fault.to_string());
+fn try_source(
+    connection: &Connection,
+    session: &dyn Session,
+    key: &ProbeKey,
+    source: IvSource,
+) -> IvSourceTried {
+    let problem = probe::prove(session, key, source).err().map(|fault| fault.to_string());
     IvSourceTried { iv_source: source, is_used: source == connection.iv_source, problem }
 }
 
@@ -342,14 +354,17 @@ fn working_source(found: &Examination) -> Option<IvSource> {
     working.first().map(|tried| tried.iv_source)
 }
 
-fn bad_tag(connection: &Connection, session: &Session, key: &ProbeKey, source: IvSource) -> Option<BadTag> {
-    let gcm = &connection.module.gcm;
+fn bad_tag(
+    connection: &Connection,
+    session: &dyn Session,
+    key: &ProbeKey,
+    source: IvSource,
+) -> Option<BadTag> {
     let key = key.handle();
-    let good = source.encrypt(gcm, session, key, probe::AAD, probe::PLAINTEXT).ok()?;
+    let good = source.encrypt(session, key, probe::AAD, probe::PLAINTEXT).ok()?;
     let mut bad = good.clone();
     *bad.ciphertext_and_tag.last_mut()? ^= 1;
-    let decrypt =
-        |sealed: &Sealed| gcm.decrypt(session, key, &sealed.iv, probe::AAD, &sealed.ciphertext_and_tag);
+    let decrypt = |sealed: &Sealed| session.decrypt(key, sealed, probe::AAD);
     let profile = connection.profile;
     let (answer, taken_for) = match decrypt(&bad) {
         Ok(_) => ("C_Decrypt said CKR_OK".to_owned(), "success"),

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use cryptoki::session::Session;
-
 use super::super::connection::Connection;
 use super::super::iv::IvSource;
 use super::super::probe::{self, ProbeFault, ProbeKey};
+use super::super::session::{Access, Session};
 use super::{Throughput, TimeBySize};
 use crate::clock;
 
@@ -21,34 +20,31 @@ const TIME_OF_A_COUNT: Duration = Duration::from_millis(400);
 
 /// Times of single calls, one after the other on one session.
 pub(super) fn times(
-    connection: &Connection,
-    session: &Session,
+    session: &dyn Session,
     key: &ProbeKey,
     source: IvSource,
 ) -> Result<Vec<TimeBySize>, String> {
-    let measure = |bytes| time_of(connection, session, key, source, bytes);
+    let measure = |bytes| time_of(session, key, source, bytes);
     let measured: Result<_, ProbeFault> = SIZES_BYTES.into_iter().map(measure).collect();
     measured.map_err(|fault| format!("while times were measured, {fault}"))
 }
 
 fn time_of(
-    connection: &Connection,
-    session: &Session,
+    session: &dyn Session,
     key: &ProbeKey,
     source: IvSource,
     plaintext_bytes: usize,
 ) -> Result<TimeBySize, ProbeFault> {
     let plaintext = vec![0x5a; plaintext_bytes];
-    let (gcm, key) = (&connection.module.gcm, key.handle());
+    let key = key.handle();
     let (mut encryptions, mut decryptions) = (Vec::new(), Vec::new());
     let until = clock::now() + TIME_OF_A_SIZE;
     while encryptions.is_empty() || (encryptions.len() < MAX_RUNS && clock::now() < until) {
         let started = clock::now();
-        let sealed = source.encrypt(gcm, session, key, probe::AAD, &plaintext).map_err(ProbeFault::Call)?;
+        let sealed = source.encrypt(session, key, probe::AAD, &plaintext).map_err(ProbeFault::Call)?;
         encryptions.push(micros_since(started));
         let started = clock::now();
-        gcm.decrypt(session, key, &sealed.iv, probe::AAD, &sealed.ciphertext_and_tag)
-            .map_err(ProbeFault::Call)?;
+        session.decrypt(key, &sealed, probe::AAD).map_err(ProbeFault::Call)?;
         decryptions.push(micros_since(started));
     }
     encryptions.sort_unstable();
@@ -90,13 +86,13 @@ pub(super) fn throughput(
 /// How many encryptions that many sessions do in [`TIME_OF_A_COUNT`]; `None` where one of them fails.
 fn encryptions_of(connection: &Connection, key: &ProbeKey, source: IvSource, sessions: usize) -> Option<u64> {
     let key = key.handle();
-    let open = || connection.module.pkcs11.open_ro_session(connection.slot).ok();
-    let sessions: Vec<Session> = (0..sessions).map(|_| open()).collect::<Option<_>>()?;
+    let open = || connection.module.open_session(connection.slot, Access::ReadOnly).ok();
+    let sessions: Vec<Box<dyn Session>> = (0..sessions).map(|_| open()).collect::<Option<_>>()?;
     let until = clock::now() + TIME_OF_A_COUNT;
-    let work = |session: Session| {
+    let work = |session: Box<dyn Session>| {
         let mut done = 0_u64;
         while clock::now() < until {
-            source.encrypt(&connection.module.gcm, &session, key, probe::AAD, &[0x5a; 32]).ok()?;
+            source.encrypt(&*session, key, probe::AAD, &[0x5a; 32]).ok()?;
             done += 1;
         }
         Some(done)

@@ -11,7 +11,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cryptoki::slot::TokenInfo;
 use thiserror::Error;
 
 use super::settings::{ForceLogin, TokenSettings, UserType};
@@ -38,18 +37,9 @@ pub enum PinFlag {
 }
 
 impl PinFlag {
-    /// What the token says of the PIN of `user`. Of a vendor's own users the standard says nothing: the user's flags may be
-    /// theirs as well.
-    pub(super) fn of(token: &TokenInfo, user: UserType) -> Option<Self> {
-        let (locked, final_try, count_low) = match user {
-            UserType::SecurityOfficer => {
-                (token.so_pin_locked(), token.so_pin_final_try(), token.so_pin_count_low())
-            }
-            UserType::User | UserType::Vendor(_) => {
-                (token.user_pin_locked(), token.user_pin_final_try(), token.user_pin_count_low())
-            }
-        };
-        let flags = [(locked, Self::Locked), (final_try, Self::FinalTry), (count_low, Self::CountLow)];
+    /// The worst of those that are set: locked, final try, count low.
+    pub(super) fn of(is_set: [bool; 3]) -> Option<Self> {
+        let flags = is_set.into_iter().zip([Self::Locked, Self::FinalTry, Self::CountLow]);
         flags.into_iter().find_map(|(is_set, flag)| is_set.then_some(flag))
     }
 }
