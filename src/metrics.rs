@@ -43,6 +43,8 @@ pub struct Metrics {
     pub token_sessions_stalled: IntGaugeVec,
     /// Threads stuck in a call that were replaced, by token.
     pub token_threads_replaced: IntCounterVec,
+    /// Helper processes that were started in place of another, by token.
+    pub token_helper_restarts: IntCounterVec,
     /// 1 where a token is asked no more until a probe succeeds.
     pub token_breaker_open: IntGaugeVec,
     /// Requests that were given to a token after another had failed, or was too slow.
@@ -170,6 +172,12 @@ impl Metrics {
                 r,
                 "xks_token_threads_replaced_total",
                 "Threads stuck in a call of the module that were replaced.",
+                &["token"],
+            ),
+            token_helper_restarts: counters(
+                r,
+                "xks_token_helper_restarts_total",
+                "Helper processes of the token that were started in place of another.",
                 &["token"],
             ),
             token_breaker_open: gauges(
@@ -334,6 +342,8 @@ pub struct TokenMetrics {
     pub sessions_stalled: IntGauge,
     /// Threads that were replaced.
     pub threads_replaced: IntCounter,
+    /// Helper processes that were started anew.
+    pub helper_restarts: IntCounter,
     /// 1 where the token is asked no more.
     pub breaker_open: IntGauge,
     /// Requests that came here second.
@@ -355,6 +365,7 @@ impl TokenMetrics {
             health: metrics.token_health.with_label_values(&[token]),
             sessions_stalled: metrics.token_sessions_stalled.with_label_values(&[token]),
             threads_replaced: metrics.token_threads_replaced.with_label_values(&[token]),
+            helper_restarts: metrics.token_helper_restarts.with_label_values(&[token]),
             breaker_open: metrics.token_breaker_open.with_label_values(&[token]),
             asked_second: metrics.token_second_attempts.with_label_values(&[token]),
             keys_out: metrics.token_keys_out.clone(),

@@ -21,8 +21,8 @@ use xks_harness::SoftHsm;
 use xks_harness::token::{LABEL, PIN};
 use xks_proxy::clock::Deadline;
 use xks_proxy::hsm::{
-    CheckValue, ForceLogin, Hsm, HsmError, KeyLocator, KeyMaterial, Modules, Sealed, TAG_BYTES, Token,
-    TokenSelector, TokenSettings, UserType,
+    CheckValue, ForceLogin, Hsm, HsmError, Isolation, KeyLocator, KeyMaterial, Modules, Sealed, TAG_BYTES,
+    Token, TokenSelector, TokenSettings, UserType,
 };
 use xks_proxy::metrics::{Metrics, TokenMetrics};
 use xks_proxy::secret::{Secret, SecretSource};
@@ -92,6 +92,7 @@ fn start_token() -> Token {
     let settings = TokenSettings {
         name: "vectors".into(),
         module: SoftHsm::module(),
+        isolation: Isolation::None,
         environment: std::collections::BTreeMap::new(),
         selector: TokenSelector::Label(LABEL.into()),
         user_type: UserType::User,

@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app::Tokens;
 use crate::config::Config;
-use crate::hsm::ForceLogin;
+use crate::hsm::{ForceLogin, HELPER_COMMAND, serve_as_helper};
 
 /// Everything went well.
 const EXIT_OK: u8 = 0;
@@ -77,6 +77,12 @@ enum Command {
     /// Make SigV4 credentials.
     #[command(subcommand)]
     Credentials(CredentialsCommand),
+    /// Hold the module of a token with isolation = "process". The proxy starts this itself.
+    #[command(name = HELPER_COMMAND, hide = true)]
+    HsmHelper {
+        /// Name of the token, for whoever looks at a list of processes.
+        token: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -158,6 +164,9 @@ enum CredentialsCommand {
 #[must_use]
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
+    if matches!(command, Command::HsmHelper { .. }) {
+        seclusion::offer_itself();
+    }
     seclusion::close();
     let code = match command {
         Command::Serve(args) => serve::run(&args),
@@ -166,8 +175,21 @@ pub fn main() -> ExitCode {
         Command::Keys(command) => keys::run(&command),
         Command::Audit(AuditCommand::Verify(args)) => audit::verify(&args),
         Command::Credentials(CredentialsCommand::New(args)) => credentials::new(&args),
+        Command::HsmHelper { token: _ } => help_proxy(),
     };
     ExitCode::from(code)
+}
+
+/// `xks-proxy hsm-helper`.
+fn help_proxy() -> ! {
+    let code = match serve_as_helper() {
+        Ok(()) => EXIT_OK,
+        Err(error) => {
+            complain(&format!("{HELPER_COMMAND} is started by the proxy itself: {error}"));
+            EXIT_FAILED
+        }
+    };
+    signal_hook::low_level::exit(i32::from(code))
 }
 
 /// Ends the tokens' threads, and the process at once where one is stuck: a module's destructors must not run beside it.

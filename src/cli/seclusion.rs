@@ -12,6 +12,11 @@ pub(super) fn close() {
     obey_control_run();
 }
 
+/// Where memory runs out, it is this process that goes, and not the proxy. One that is [closed](close) may no longer say so.
+pub(super) fn offer_itself() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+}
+
 /// The control run of the test that looks for plaintexts in memory (tests/proxy/memory.rs) keeps what is freed. Release
 /// builds know no such switch.
 #[cfg(debug_assertions)]

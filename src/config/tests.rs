@@ -150,6 +150,11 @@ fn every_fault_is_reported_with_its_place() {
         ("file = \"pin\"", "systemd_credential = \"pin\"", "tokens[0].pin: there are no systemd credentials"),
         ("{ file = \"pin\" }", "{ }", "tokens[0].pin: must be a string, or exactly one of"),
         (
+            "# isolation = \"none\"",
+            "isolation = \"thread\"",
+            "tokens[0].isolation: must be one of \"none\", \"process\"",
+        ),
+        (
             "# iv_source = \"os\"",
             "iv_source = \"dice\"",
             "tokens[0].iv_source: must be one of \"os\", \"token\", \"written-back\", \"appended\"",

@@ -9,7 +9,7 @@ use xks_spec::limits::MAX_HEALTH_RESULT_AGE;
 
 use super::read_secret;
 use super::reader::{Section, Table, Value};
-use crate::hsm::{ForceLogin, IvSource, Profile, TokenSelector, TokenSettings, UserType};
+use crate::hsm::{ForceLogin, Isolation, IvSource, Profile, TokenSelector, TokenSettings, UserType};
 
 /// A key that was searched and not found is not searched again for so long.
 const MISS_MEMORY: Duration = Duration::from_secs(2);
@@ -55,6 +55,9 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
     };
     let environment: BTreeMap<_, _> =
         table.take("environment").map(|value| value.string_map()).unwrap_or_default().into_iter().collect();
+    let isolation = read_optional(table, "isolation", |value| {
+        value.one_of(&[("none", Isolation::None), ("process", Isolation::Process)])
+    });
     let profile = read_optional(table, "profile", |value| {
         let words: Vec<_> = Profile::all().iter().map(|profile| (profile.name, profile)).collect();
         value.one_of(&words)
@@ -69,6 +72,7 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
     Some(TokenSettings {
         name: Arc::from(name?),
         module: module?,
+        isolation: isolation?.unwrap_or_default(),
         environment,
         selector: selector?,
         user_type: user_type?,

@@ -41,8 +41,11 @@ impl Meaning {
     }
 }
 
+/// In place of a return code: the helper process that the module was in is gone. No module says this.
+pub(super) const HELPER_ENDED: RvError = RvError::UnknownErrorCode(u64::MAX);
+
 /// Codes without a row are [`Meaning::Fault`].
-const MEANINGS: [(RvError, Meaning); 24] = [
+const MEANINGS: [(RvError, Meaning); 25] = [
     (RvError::EncryptedDataInvalid, Meaning::BadTag),
     (RvError::EncryptedDataLenRange, Meaning::BadTag),
     (RvError::SignatureInvalid, Meaning::BadTag),
@@ -66,6 +69,7 @@ const MEANINGS: [(RvError, Meaning); 24] = [
     (RvError::TokenNotRecognized, Meaning::TokenLost),
     (RvError::SlotIdInvalid, Meaning::TokenLost),
     (RvError::CryptokiNotInitialized, Meaning::TokenLost),
+    (HELPER_ENDED, Meaning::TokenLost),
     (RvError::DeviceError, Meaning::Fault),
     (RvError::DeviceMemory, Meaning::Fault),
     (RvError::HostMemory, Meaning::Fault),
@@ -98,6 +102,7 @@ pub(super) const fn code_of(error: &Error) -> RvError {
 /// The code's name in PKCS#11, such as `CKR_GENERAL_ERROR`.
 pub(super) fn name(code: RvError) -> Box<str> {
     match code {
+        HELPER_ENDED => "no answer: the helper process of the module has ended".into(),
         RvError::VendorDefined(value) | RvError::UnknownErrorCode(value) => {
             format!("CKR 0x{value:08x}").into()
         }

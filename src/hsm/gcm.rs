@@ -19,6 +19,7 @@ use cryptoki_sys::{
     CK_BYTE, CK_BYTE_PTR, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV,
     CK_SESSION_HANDLE, CK_ULONG, CKM_AES_GCM,
 };
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::module::ModuleFault;
@@ -45,7 +46,7 @@ pub(super) const OTHER_LENGTH: Failure = ("C_Encrypt", RvError::EncryptedDataLen
 pub(super) const OTHER_IV: Failure = ("C_Encrypt", RvError::EncryptedDataInvalid);
 
 /// Who makes the initialization vector of an encryption.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) enum NewIv {
     /// We do.
     Given([u8; IV_BYTES]),
@@ -53,6 +54,12 @@ pub(super) enum NewIv {
     WrittenBack,
     /// The token does, and appends it to ciphertext and tag.
     Appended,
+}
+
+/// The object of that number, which the module has given to a session in another process.
+pub(super) fn object(number: u64) -> ObjectHandle {
+    // SAFETY: a handle is a number and no pointer, and a module says CKR_OBJECT_HANDLE_INVALID of one that it never gave.
+    unsafe { ObjectHandle::new_from_raw(number) }
 }
 
 /// The four functions of one module.

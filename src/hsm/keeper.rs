@@ -47,7 +47,9 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
     let mut pause = Duration::ZERO;
     let mut recovery = Recovery::default();
     loop {
-        recovery.begin(modules.loaded(&shared.settings.module));
+        // A helper is never initialised anew: the next connection has another.
+        let in_process = shared.helper.is_none().then(|| modules.loaded(&shared.settings.module));
+        recovery.begin(in_process.flatten());
         shared.probe.enter(term);
         let connected = load(shared, modules).and_then(|module| {
             connect(&shared.login_settings(), module, shared.next_epoch(), &modules.pin_guard)
@@ -66,10 +68,11 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
                 if connection.lost.get() == Some(&Meaning::TokenLost) {
                     session.forget();
                 }
+                shared.end_helper();
                 // One that does not last is not made again and again without a breath; one that never worked even less.
                 if began_at.elapsed() > MAX_PAUSE {
                     pause = Duration::ZERO;
-                } else if has_worked {
+                } else if has_worked && shared.helper.is_none() {
                     pause = pause.min(FIRST_PAUSE);
                 }
                 if wait(shared, messages, pause).is_err() {
@@ -95,7 +98,10 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
 
 /// The module of the token, loaded and initialised.
 fn load(shared: &Shared, modules: &Modules) -> Result<Arc<dyn Module>, ConnectionFault> {
-    Ok(Arc::new(modules.load(&shared.settings.module)?))
+    match &shared.helper {
+        Some(helper) => Ok(helper.start(&shared.settings, || shared.metrics.helper_restarts.inc())?),
+        None => Ok(Arc::new(modules.load(&shared.settings.module)?)),
+    }
 }
 
 /// The token is being stopped, or the keeper has been replaced.

@@ -9,8 +9,10 @@ use arc_swap::ArcSwap;
 use cryptoki::error::{Error, RvError};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session as CryptokiSession;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::connection::Epoch;
+use super::gcm;
 use super::session::Session;
 use super::standing::{Judgement, Owner, Standing, StoreId};
 use super::{HsmError, KeyAttributes, KeyKind, KeyLocator, KeyMaterial, KeyUsages};
@@ -333,11 +335,21 @@ impl Enumeration {
 }
 
 /// A secret key as read from the token.
+#[derive(Serialize, Deserialize)]
 pub(super) struct KeyObject {
+    #[serde(serialize_with = "write_handle", deserialize_with = "read_handle")]
     handle: ObjectHandle,
     pub(super) label: Option<Box<str>>,
     pub(super) id: Option<Box<[u8]>>,
     pub(super) attributes: KeyAttributes,
+}
+
+fn write_handle<S: Serializer>(handle: &ObjectHandle, serializer: S) -> Result<S::Ok, S::Error> {
+    handle.handle().serialize(serializer)
+}
+
+fn read_handle<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectHandle, D::Error> {
+    u64::deserialize(deserializer).map(gcm::object)
 }
 
 /// What a search for secret keys asks for: those that answer to `locator`, or all.

@@ -12,6 +12,7 @@ mod fleet;
 mod gate;
 mod gcm;
 mod hedge;
+mod isolation;
 mod iv;
 mod keeper;
 mod keys;
@@ -36,6 +37,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -45,12 +47,13 @@ pub use check_value::{CheckValue, CheckValueFault};
 pub use connection::{ConnectionFault, TokenSelector};
 pub use fleet::{Fleet, FleetSettings, Generation, Resolution};
 pub use hedge::HedgeSettings;
+pub use isolation::{COMMAND as HELPER_COMMAND, serve_as_helper};
 pub use iv::IvSource;
 pub use manage::{KeyManager, ManageFault, ManagedKey};
 pub use module::{ModuleFault, Modules};
 pub use pin_guard::{PinFault, PinFlag};
 pub use profiles::Profile;
-pub use settings::{ForceLogin, TokenSettings, UserType};
+pub use settings::{ForceLogin, Isolation, TokenSettings, UserType};
 pub use token::Token;
 
 /// Length of an AES-GCM authentication tag, in bytes.
@@ -123,7 +126,7 @@ pub struct KeyMaterial {
 }
 
 /// How a key is found in a token. Only secret keys are looked at.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum KeyLocator {
     /// By CKA_LABEL, compared byte by byte.
     Label(Box<str>),
@@ -159,7 +162,7 @@ pub struct Sealed {
 }
 
 /// What a key is and may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyAttributes {
     /// Its object handle, to see whether two locators name one key; means nothing after the next login.
     pub object: u64,
@@ -170,7 +173,7 @@ pub struct KeyAttributes {
 }
 
 /// Algorithm and length of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyKind {
     /// AES; the length in bits, `None` where the token does not tell it.
     Aes {
@@ -198,7 +201,7 @@ impl std::ops::BitOr for KeyUsages {
 }
 
 /// What a key may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "PKCS#11 has them as booleans")]
 pub struct KeyUsages {
     /// CKA_ENCRYPT.
@@ -276,7 +279,7 @@ pub struct TokenHealth {
 }
 
 /// What a token says of itself (C_GetTokenInfo).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenIdentity {
     /// Manufacturer.
     pub manufacturer: Box<str>,

@@ -12,6 +12,7 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -249,7 +250,7 @@ fn initialise(pkcs11: &Pkcs11, path: &Path) -> Result<(), ModuleFault> {
 }
 
 /// Why a module is not usable.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum ModuleFault {
     /// The system could not load it.
     #[error("cannot load the PKCS#11 module {}: {reason}", path.display())]
@@ -277,6 +278,16 @@ pub enum ModuleFault {
         /// The return code.
         code: Box<str>,
     },
+    /// There is no process for it.
+    #[error("cannot start a helper process for the PKCS#11 module: {0}")]
+    #[serde(skip)]
+    Helper(std::io::ErrorKind),
+    /// The process that should have loaded it is gone.
+    #[error(
+        "the helper process ended, or was killed, while it loaded the PKCS#11 module {}; standard error may say more",
+        .0.display()
+    )]
+    HelperEnded(PathBuf),
 }
 
 impl ModuleFault {

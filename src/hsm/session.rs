@@ -6,6 +6,7 @@ use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::{SessionState, UserType as CryptokiUserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use zeroize::Zeroizing;
@@ -45,7 +46,7 @@ pub(super) trait Module: Send + Sync {
 }
 
 /// What a session may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Access {
     /// Use keys.
     ReadOnly,
@@ -90,7 +91,7 @@ pub(super) trait Session: Send {
 }
 
 /// What matters of what a token says of itself (C_GetTokenInfo).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct TokenInfo {
     pub(super) label: String,
     pub(super) identity: TokenIdentity,

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::connection::TokenSelector;
 use super::iv::IvSource;
 use super::profiles::Profile;
 use crate::secret::SecretSource;
 
 /// Who logs in to the token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UserType {
     /// CKU_USER.
     User,
@@ -34,6 +36,16 @@ pub enum ForceLogin {
     Everything,
 }
 
+/// Where a token's module runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// In the proxy's own process.
+    #[default]
+    None,
+    /// In a process of its own, which can be killed and started anew.
+    Process,
+}
+
 /// How a token is reached and used.
 #[derive(Clone, Debug)]
 pub struct TokenSettings {
@@ -41,6 +53,8 @@ pub struct TokenSettings {
     pub name: Arc<str>,
     /// The PKCS#11 module.
     pub module: PathBuf,
+    /// Where it runs.
+    pub isolation: Isolation,
     /// Variables that the module wants in the process's environment.
     pub environment: BTreeMap<String, String>,
     /// Which of the module's tokens.
@@ -85,6 +99,7 @@ impl TokenSettings {
         let Self {
             name,
             module,
+            isolation,
             environment,
             selector,
             user_type,
@@ -112,6 +127,6 @@ impl TokenSettings {
             && (probe_max_age, attributes_max_age) == (&other.probe_max_age, &other.attributes_max_age)
             && (reindex_interval, stall_after) == (&other.reindex_interval, &other.stall_after)
             && *miss_memory == other.miss_memory
-            && *state_dir == other.state_dir
+            && (isolation, state_dir) == (&other.isolation, &other.state_dir)
     }
 }

@@ -8,11 +8,12 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use super::breaker::Breaker;
 use super::ckr::Meaning;
 use super::connection::{Connection, Epoch};
+use super::isolation::HelperPlace;
 use super::keeper::Message;
 use super::keys::{IvGuard, KeyIndex};
 use super::probe::ProbeState;
 use super::searches::Searches;
-use super::settings::TokenSettings;
+use super::settings::{Isolation, TokenSettings};
 use super::workers::{Board, Task};
 use super::{HsmError, TokenIdentity};
 use crate::metrics::TokenMetrics;
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     /// The last IV, whichever key and login it was for.
     pub(super) ivs: Arc<IvGuard>,
     pub(super) searches: Searches,
+    /// Where the module is not in this process.
+    pub(super) helper: Option<HelperPlace>,
 }
 
 impl Shared {
@@ -67,6 +70,7 @@ impl Shared {
             ivs: Arc::default(),
             searches: Searches::new(settings.miss_memory),
             pin: ArcSwap::from_pointee(settings.pin.clone()),
+            helper: (settings.isolation == Isolation::Process).then(HelperPlace::default),
             settings,
         }
     }
@@ -122,6 +126,20 @@ impl Shared {
         self.lost_epoch.fetch_max(epoch.0, Ordering::AcqRel);
         // Only wakes the keeper; where its queue is full, it is awake.
         let _ = self.messages.try_send(Message::Wake);
+    }
+
+    /// Ends the helper, if there is one: whatever is left of the connection goes with it.
+    pub(super) fn end_helper(&self) {
+        if self.helper.as_ref().is_some_and(HelperPlace::kill) {
+            self.lose_current();
+        }
+    }
+
+    /// The process in which the connection was is gone.
+    pub(super) fn lose_current(&self) {
+        if let Some(connection) = self.connection.load_full() {
+            self.lose(connection.epoch, Meaning::TokenLost);
+        }
     }
 
     /// The epoch of a connection that is about to be made.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use super::isolation::HelperPlace;
 use super::keeper::{self, Message};
 use super::module::Modules;
 use super::shared::Shared;
@@ -112,9 +113,32 @@ impl Crew {
         Ok(true)
     }
 
+    /// A helper that is gone, or that no call comes back from, gives its place to another: the keeper starts it.
+    fn watch_helper(&self, helper: &HelperPlace) {
+        let settings = &self.shared.settings;
+        if let Some(status) = helper.ended() {
+            tracing::error!(token = %settings.name, %status, "the helper process of the token has ended");
+            self.shared.lose_current();
+            return;
+        }
+        let Some(started_at) = helper.started_at() else { return };
+        let reason = if self.shared.board.hangs(settings.stall_after, started_at) {
+            "a call does not return"
+        } else if self.shared.probe.hangs_for(settings.probe_interval * KEEPER_PATIENCE) {
+            "the health probe does not return"
+        } else {
+            return;
+        };
+        tracing::error!(token = %settings.name, reason, "the helper process of the token is killed");
+        self.shared.end_helper();
+    }
+
     fn watch(self: &Arc<Self>, stop: &flume::Receiver<()>) {
         let settings = &self.shared.settings;
         while stop.recv_timeout(WATCH_INTERVAL) == Err(flume::RecvTimeoutError::Timeout) {
+            if let Some(helper) = &self.shared.helper {
+                self.watch_helper(helper);
+            }
             let stuck: Vec<_> = self.shared.board.newly_stuck(settings.stall_after).collect();
             for worker in stuck {
                 match self.start_worker() {
@@ -124,11 +148,15 @@ impl Crew {
                         tracing::error!(token = %settings.name, "a call does not return: its thread is replaced");
                     }
                     // No more places: the token is as stuck as it may get.
-                    Ok(false) => break,
+                    Ok(false) => {
+                        self.shared.end_helper();
+                        break;
+                    }
                     Err(error) => tracing::error!(token = %settings.name, %error, "cannot start a thread"),
                 }
             }
-            let hangs = self.shared.probe.hangs_for(settings.probe_interval * KEEPER_PATIENCE);
+            let hangs = self.shared.helper.is_none()
+                && self.shared.probe.hangs_for(settings.probe_interval * KEEPER_PATIENCE);
             if hangs && self.keepers.load(Ordering::Acquire) <= MAX_STUCK_KEEPERS {
                 self.shared.metrics.threads_replaced.inc();
                 tracing::error!(token = %settings.name, "the health probe does not return: its thread is replaced");

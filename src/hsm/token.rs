@@ -24,6 +24,8 @@ use crate::clock::{self, Deadline};
 use crate::metrics::TokenMetrics;
 use crate::secret::SecretSource;
 
+/// How long threads that were in a helper have after its end.
+const HELPER_PATIENCE: Duration = Duration::from_secs(1);
 /// Searches that may wait for the keeper.
 const MAX_WAITING_SEARCHES: usize = 32;
 
@@ -328,7 +330,11 @@ impl Token {
             let _ = self.tasks.send_deadline(Task::Stop, until);
         }
         let _ = self.shared.messages.send_deadline(Message::Stop, until);
-        self.threads.wait(until.saturating_duration_since(clock::now()))
+        let have_ended = self.threads.wait(until.saturating_duration_since(clock::now()));
+        let Some(helper) = &self.shared.helper else { return have_ended };
+        // Whatever is stuck in a helper comes back when that ends.
+        helper.kill();
+        self.threads.wait(HELPER_PATIENCE)
     }
 }
 

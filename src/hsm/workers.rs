@@ -80,7 +80,6 @@ impl Board {
     }
 
     fn end(&self, worker: usize) {
-        self.last_end.store(self.nanos_now(), Ordering::Relaxed);
         self.places[worker].begun.store(0, Ordering::Relaxed);
     }
 
@@ -123,13 +122,23 @@ impl Board {
         self.sessions.saturating_sub(self.newly_stuck(limit).count() + self.without_session())
     }
 
+    /// Whether a job that began after `since` is stuck, and none has come to its end since it began.
+    pub(super) fn hangs(&self, limit: Duration, since: Instant) -> bool {
+        let since = u64::try_from(since.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX);
+        let last_end = self.last_end.load(Ordering::Relaxed);
+        let is_silent = |begun: u64| begun >= since && begun > last_end;
+        self.places
+            .iter()
+            .any(|place| is_silent(place.begun.load(Ordering::Relaxed)) && self.is_stuck(place, limit))
+    }
+
     /// Whether no job has come to its end since then.
     pub(super) fn is_silent_since(&self, since: Instant) -> bool {
         let last_end = Duration::from_nanos(self.last_end.load(Ordering::Relaxed));
         self.base + last_end < since
     }
 
-    /// A probe has shown that calls come back.
+    /// A call has come back.
     pub(super) fn note_sign_of_life(&self) {
         self.last_end.store(self.nanos_now(), Ordering::Relaxed);
     }
@@ -164,6 +173,10 @@ pub(super) fn run(worker: usize, shared: &Shared, tasks: &flume::Receiver<Task>)
         shared.board.begin(worker);
         // A panic costs its request an answer and the worker its session, not the process its service.
         let done = catch_unwind(AssertUnwindSafe(|| perform(worker, &mut lane, shared, job)));
+        // What a helper's end has thrown back has not come back from the token.
+        if lane.is_some() || shared.helper.is_none() {
+            shared.board.note_sign_of_life();
+        }
         shared.board.end(worker);
         match done {
             Ok(None) => {}

@@ -11,7 +11,7 @@ use xks_harness::{Faults, Setup, SoftHsm};
 
 use crate::tokens::rig::{PLAINTEXT, RECOVERY, Rig, outcome, with_bad_tag};
 
-const SECOND: &str = "xks-second";
+pub(crate) const SECOND: &str = "xks-second";
 const ONE_VALUE: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_VALUE: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
@@ -28,14 +28,14 @@ fn tokens(first: &[(&str, &str)], second: &[(&str, &str)]) -> SoftHsm {
     token
 }
 
-fn same_keys() -> SoftHsm {
+pub(crate) fn same_keys() -> SoftHsm {
     let keys = [("demo", ONE_VALUE), ("demo-2", OTHER_VALUE)];
     tokens(&keys, &keys)
 }
 
 /// Store `main` on both tokens. The deadline leaves a busy machine time, and is short enough that a token which hangs
 /// until then would be missed.
-fn setup() -> Setup {
+pub(crate) fn setup() -> Setup {
     let intervals = "intervals = { health_probe_ms = 200, key_attributes_ms = 100 }";
     let more = format!(
         "[[tokens]]\nname = \"second\"\nmodule = \"{}\"\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\nsessions = 2\n{intervals}\n",
@@ -60,7 +60,7 @@ async fn health(rig: &Rig) -> [String; 2] {
     [status(0), status(1)]
 }
 
-async fn wait_for_fleet(rig: &Rig, wanted: [&str; 2]) {
+pub(crate) async fn wait_for_fleet(rig: &Rig, wanted: [&str; 2]) {
     let until = Instant::now() + RECOVERY;
     while health(rig).await != wanted {
         assert!(Instant::now() < until, "{:?} is not {wanted:?}\n{}", health(rig).await, rig.last_lines());
@@ -77,7 +77,13 @@ async fn start(token: SoftHsm) -> Rig {
 /// Both tokens are up, and have proven their keys.
 async fn start_both() -> Rig {
     let rig = start(same_keys()).await;
-    wait_for_fleet(&rig, ["ACTIVE", "ACTIVE"]).await;
+    wait_until_both_serve(&rig).await;
+    rig
+}
+
+/// Waits until requests go to both tokens.
+pub(crate) async fn wait_until_both_serve(rig: &Rig) {
+    wait_for_fleet(rig, ["ACTIVE", "ACTIVE"]).await;
     let until = Instant::now() + RECOVERY;
     let mut client = rig.client().await;
     let mut served = [0, 0];
@@ -85,10 +91,9 @@ async fn start_both() -> Rig {
     while served.contains(&0) {
         client.encrypt("demo").await.ok();
         let line = rig.proxy.request_log(&client.request_id);
-        served[usize::from(line["token_serial"] != rig_serial(&rig))] += 1;
+        served[usize::from(line["token_serial"] != rig_serial(rig))] += 1;
         assert!(Instant::now() < until, "{served:?}");
     }
-    rig
 }
 
 /// Serial number of the token that was asked first of all.
@@ -131,13 +136,13 @@ async fn a_token_that_fails_is_left_out_until_a_probe_succeeds() {
 }
 
 /// Clients that encrypt and decrypt all the time, and stop at the first request that fails.
-struct Traffic {
+pub(crate) struct Traffic {
     is_over: Arc<AtomicBool>,
     clients: Vec<tokio::task::JoinHandle<Result<usize, String>>>,
 }
 
 impl Traffic {
-    async fn start(rig: &Rig, count: usize) -> Self {
+    pub(crate) async fn start(rig: &Rig, count: usize) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let mut clients = Vec::new();
         for mut client in rig.clients(count).await {
@@ -163,7 +168,7 @@ impl Traffic {
         Self { is_over, clients }
     }
 
-    async fn assert_no_failure(self) {
+    pub(crate) async fn assert_no_failure(self) {
         self.is_over.store(true, Ordering::Relaxed);
         for client in self.clients {
             let served = client.await.unwrap().unwrap_or_else(|failure| panic!("{failure}"));

@@ -10,6 +10,7 @@ mod development;
 mod fleet;
 mod golden;
 mod health;
+mod isolation;
 mod iv_budget;
 mod keys_command;
 mod memory;

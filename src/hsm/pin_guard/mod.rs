@@ -11,6 +11,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::settings::{ForceLogin, TokenSettings, UserType};
@@ -26,7 +27,7 @@ pub(super) struct LoginId {
 }
 
 /// How near the token says it is to locking the PIN, the worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PinFlag {
     /// No PIN will do any more.
     Locked,
