@@ -97,11 +97,11 @@ fn imports_are_found_in_every_form() {
 
 /// `unsafe` is where docs/architecture.md says and nowhere else.
 #[test]
-fn unsafe_code_is_in_one_module() {
-    let allowed = Path::new(ROOT).join("src/hsm/gcm.rs");
+fn unsafe_code_is_in_two_modules() {
+    let allowed = ["src/hsm/gcm.rs", "src/wiping_allocator.rs"].map(|file| Path::new(ROOT).join(file));
     for file in modules().into_values().flatten() {
         let source = fs::read_to_string(&file).unwrap();
-        assert!(!source.contains("allow(unsafe_code") || file == allowed, "{}", file.display());
+        assert!(!source.contains("allow(unsafe_code") || allowed.contains(&file), "{}", file.display());
     }
 }
 
