@@ -34,7 +34,7 @@ pub struct CheckValue(Sealed);
 pub struct CheckValueFault;
 
 impl CheckValue {
-    /// Encrypts the known text.
+    /// Encrypts the known text. The IV that it draws is nobody's to count: there is one for a key at each start.
     ///
     /// # Errors
     /// [`HsmError`] where the token cannot.

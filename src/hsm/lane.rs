@@ -11,7 +11,7 @@ use super::connection::Connection;
 use super::gcm::Failure;
 use super::keys::{self, IvGuard, KeyEntry};
 use super::session::{Access, Session};
-use super::{HsmError, KeyAttributes, Permit, Plaintext, Sealed};
+use super::{HsmError, KeyAttributes, OnIv, Permit, Plaintext, Sealed};
 use crate::clock;
 use crate::metrics::TokenMetrics;
 
@@ -30,8 +30,9 @@ enum Verdict {
 pub(super) fn encrypting(
     plaintext: Plaintext,
     aad: Arc<[u8]>,
+    on_iv: Option<OnIv>,
 ) -> impl Fn(&mut Lane, &KeyEntry) -> Result<Sealed, HsmError> + Clone {
-    move |lane, key| lane.encrypt(key, &aad, &plaintext)
+    move |lane, key| lane.encrypt(key, &aad, &plaintext, on_iv.as_ref())
 }
 
 /// The same for a decryption.
@@ -113,6 +114,7 @@ impl Lane {
         key: &KeyEntry,
         aad: &[u8],
         plaintext: &[u8],
+        on_iv: Option<&OnIv>,
     ) -> Result<Sealed, HsmError> {
         self.require_epoch(key)?;
         if self.connection.encrypts_wrongly.load(Ordering::Relaxed) {
@@ -121,6 +123,9 @@ impl Lane {
             ));
         }
         let sealed = self.with_session(|lane, session| {
+            if let Some(on_iv) = on_iv {
+                on_iv();
+            }
             let started = clock::now();
             let sealed = lane.connection.iv_source.encrypt(session, key.handle, aad, plaintext)?;
             lane.metrics.encrypted(started.elapsed());

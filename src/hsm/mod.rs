@@ -94,22 +94,28 @@ pub trait Hsm: Send + Sync {
     fn health(&self) -> Vec<TokenHealth>;
 }
 
-/// Until when a key is used for a request, and on what condition.
+/// Until when a key is used for a request, on what condition, and who counts.
 #[derive(Clone)]
 pub struct Terms {
     /// The answer is due.
     pub deadline: Deadline,
     /// Asked when the job's turn comes: the key may have been disabled while the job was queued.
     pub permit: Option<Permit>,
+    /// Told of each initialization vector that an encryption draws.
+    pub on_iv: Option<OnIv>,
 }
 
 /// Whether a key may still be used.
 pub type Permit = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Called before each initialization vector is drawn, on the thread that draws it: one encryption may take several, on
+/// several tokens, and some after its caller has left. Must return at once.
+pub type OnIv = Arc<dyn Fn() + Send + Sync>;
+
 impl From<Deadline> for Terms {
-    /// Without a condition.
+    /// Without a condition, and nobody counts.
     fn from(deadline: Deadline) -> Self {
-        Self { deadline, permit: None }
+        Self { deadline, permit: None, on_iv: None }
     }
 }
 

@@ -346,7 +346,7 @@ impl Hsm for Token {
         aad: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Sealed> {
-        let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad));
+        let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad, terms.on_iv));
         Box::pin(self.with_key(&key.locator, terms.deadline, Trust::Any, work))
     }
 

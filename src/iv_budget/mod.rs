@@ -99,7 +99,7 @@ impl IvBudget {
         let mut counts = HashMap::new();
         if let Some(ledger) = &ledger {
             for (id, drawn) in ledger.read()? {
-                counts.insert(id.clone(), Arc::new(IvCount::new(id, drawn, drawn)));
+                counts.insert(id.clone(), Arc::new(IvCount::new(id, messages.clone(), drawn, drawn)));
             }
         }
         let counts = Mutex::new(counts);
@@ -161,7 +161,9 @@ impl StoreIvCounts {
     fn begin(&self, key: &str, version: u32) -> Arc<IvCount> {
         let id = CountId { store: Arc::clone(&self.store), key: key.into(), version };
         let mut counts = lock(&self.shared.counts);
-        let count = counts.entry(id.clone()).or_insert_with(|| Arc::new(IvCount::new(id, 0, 0)));
+        let count = counts
+            .entry(id.clone())
+            .or_insert_with(|| Arc::new(IvCount::new(id, self.shared.messages.clone(), 0, 0)));
         let count = Arc::clone(count);
         count.is_current.store(true, Ordering::Relaxed);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -173,36 +175,26 @@ impl StoreIvCounts {
         count
     }
 
-    /// Counts an initialization vector that is about to be drawn. The first since the start waits a moment for its block
-    /// to be on disk.
-    pub async fn draw_first(&self, count: &Arc<IvCount>) {
-        self.draw(count, 1);
+    /// Sees to it that initialization vectors can be drawn: the first time since the start it waits a moment for their
+    /// block to be on disk.
+    pub async fn prepare(&self, count: &Arc<IvCount>) {
         if count.was_awaited.load(Ordering::Relaxed) {
             return;
         }
         // Registered before the look: what is reserved in between wakes it.
         let reserved = count.was_reserved.notified();
-        if count.reserved.load(Ordering::Acquire) < count.drawn.load(Ordering::Relaxed) {
+        count.draw(0);
+        if count.reserved.load(Ordering::Acquire) <= count.drawn.load(Ordering::Relaxed) {
             let _ = tokio::time::timeout(FIRST_BLOCK_PATIENCE, reserved).await;
         }
         count.was_awaited.store(true, Ordering::Relaxed);
-    }
-
-    /// Counts initialization vectors.
-    pub fn draw(&self, count: &Arc<IvCount>, ivs: u64) {
-        let drawn = count.drawn.fetch_add(ivs, Ordering::Relaxed) + ivs;
-        if drawn + LOW_WATER > count.reserved.load(Ordering::Acquire)
-            && !count.is_asking.swap(true, Ordering::AcqRel)
-        {
-            // The thread ends after the last request; what is drawn then is covered by what was reserved.
-            let _ = self.shared.messages.send(Message::Reserve(Arc::clone(count)));
-        }
     }
 }
 
 /// The initialization vectors that one key version has drawn.
 pub struct IvCount {
     id: CountId,
+    messages: flume::Sender<Message>,
     drawn: AtomicU64,
     /// What is on disk: not less than what was drawn, but for the first moments of a key version.
     reserved: AtomicU64,
@@ -217,9 +209,10 @@ pub struct IvCount {
 }
 
 impl IvCount {
-    fn new(id: CountId, drawn: u64, reserved: u64) -> Self {
+    fn new(id: CountId, messages: flume::Sender<Message>, drawn: u64, reserved: u64) -> Self {
         Self {
             id,
+            messages,
             drawn: AtomicU64::new(drawn),
             reserved: AtomicU64::new(reserved),
             is_asking: AtomicBool::new(false),
@@ -227,6 +220,17 @@ impl IvCount {
             was_awaited: AtomicBool::new(false),
             is_current: AtomicBool::new(false),
             told: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts initialization vectors that are about to be drawn.
+    pub fn draw(self: &Arc<Self>, ivs: u64) {
+        let drawn = self.drawn.fetch_add(ivs, Ordering::Relaxed) + ivs;
+        if drawn + LOW_WATER > self.reserved.load(Ordering::Acquire)
+            && !self.is_asking.swap(true, Ordering::AcqRel)
+        {
+            // The thread ends after the last request; what is drawn then is covered by what was reserved.
+            let _ = self.messages.send(Message::Reserve(Arc::clone(self)));
         }
     }
 }

@@ -24,6 +24,13 @@ async fn eventually(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+/// Draws one as an encryption does.
+async fn draw_first(counts: &StoreIvCounts) {
+    let count = counts.of("ledger", 1);
+    counts.prepare(&count).await;
+    count.draw(1);
+}
+
 /// What is on disk.
 fn on_disk(dir: &Path) -> HashMap<(Box<str>, u32), u64> {
     let ledger = Ledger::open(dir).unwrap();
@@ -38,9 +45,10 @@ async fn an_orderly_end_leaves_exact_counts_and_they_go_on() {
         let counts = store(&budget);
         let count = counts.of("ledger", 1);
         for _ in 0..draws {
-            counts.draw_first(&count).await;
+            counts.prepare(&count).await;
+            count.draw(1);
         }
-        counts.draw(&counts.of("ledger", 2), 9 * u64::from(total == 7));
+        counts.of("ledger", 2).draw(9 * u64::from(total == 7));
         budget.close();
         drop((counts, budget));
         assert_eq!(on_disk(dir.path())[&("ledger".into(), 1)], total);
@@ -71,7 +79,7 @@ async fn what_is_on_disk_is_ahead_of_what_was_drawn() {
     let count = counts.of("ledger", 1);
     let mut reservations = 0;
     for drawn in 1..=3 * BLOCK {
-        counts.draw(&count, 1);
+        count.draw(1);
         if let Ok(Message::Reserve(count)) = waiting.try_recv() {
             writer.reserve(count);
             reservations += 1;
@@ -88,7 +96,7 @@ async fn a_count_goes_on_where_the_disk_left_it_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let budget = open(dir.path());
     let counts = store(&budget);
-    counts.draw_first(&counts.of("ledger", 1)).await;
+    draw_first(&counts).await;
     // A copy of the folder is what a crash would leave.
     let crashed = tempfile::tempdir().unwrap();
     let folder = crashed.path().join("iv-budget");
@@ -97,13 +105,13 @@ async fn a_count_goes_on_where_the_disk_left_it_after_a_crash() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
     }
-    assert_eq!(on_disk(crashed.path())[&("ledger".into(), 1)], 1 + BLOCK);
+    assert_eq!(on_disk(crashed.path())[&("ledger".into(), 1)], BLOCK);
     let budget = open(crashed.path());
     let counts = store(&budget);
-    counts.draw_first(&counts.of("ledger", 1)).await;
+    draw_first(&counts).await;
     budget.close();
     drop((counts, budget));
-    assert_eq!(on_disk(crashed.path())[&("ledger".into(), 1)], 2 + BLOCK);
+    assert_eq!(on_disk(crashed.path())[&("ledger".into(), 1)], 1 + BLOCK);
 }
 
 #[test]
@@ -141,7 +149,7 @@ async fn a_disk_that_fails_is_tried_again_and_refuses_nothing() {
     let budget = IvBudget::open(&settings(dir.path()), &metrics).unwrap();
     let counts = store(&budget);
     std::fs::rename(&folder, dir.path().join("away")).unwrap();
-    counts.draw_first(&counts.of("ledger", 1)).await;
+    draw_first(&counts).await;
     eventually("a write has failed", || metrics.iv_budget_write_failures.get() > 0).await;
     std::fs::rename(dir.path().join("away"), &folder).unwrap();
     let count = counts.of("ledger", 1);
@@ -158,13 +166,13 @@ async fn without_a_folder_counts_are_kept_in_memory() {
     let budget = IvBudget::open(&settings, &metrics).unwrap();
     let counts = store(&budget);
     for _ in 0..3 {
-        counts.draw_first(&counts.of("ledger", 1)).await;
+        draw_first(&counts).await;
     }
     let used = metrics.iv_budget_used.with_label_values(&["payments"]);
     eventually("three quarters are used", || (used.get() - 0.75).abs() < 0.01).await;
     assert_eq!(metrics.iv_budget_over_half.with_label_values(&["payments"]).get(), 1);
     // The next version begins at zero, and the one before is no longer what encrypts.
-    counts.draw(&counts.of("ledger", 2), 1);
+    counts.of("ledger", 2).draw(1);
     eventually("a quarter is used", || (used.get() - 0.25).abs() < 0.01).await;
     budget.close();
 }

@@ -11,7 +11,7 @@ use xks_spec::{ExternalKeyId, Operation};
 use super::ciphertext_metadata::CiphertextMetadata;
 use super::{Context, body_error, require_aes_256, require_usage};
 use crate::error::Error;
-use crate::hsm::{HsmError, Plaintext, Sealed, Terms};
+use crate::hsm::{HsmError, OnIv, Plaintext, Sealed, Terms};
 use crate::iv_budget::IvCount;
 use crate::keystore::KeyVersion;
 
@@ -42,9 +42,12 @@ pub async fn encrypt(
     let framed = frame_aad(&request.aad, &metadata).ok_or(Error::Hsm(HsmError::Worker))?;
     // SPEC(ENC-GCM-001): AES-GCM under the external key. SPEC(ENC-IV-002): the IV returned is the one used.
     let iv_count = context.store.iv_counts.of(id.as_str(), key.primary.number);
+    // Counted where they are drawn: the client may leave, and all this with it, while the token works.
+    let drawn = Arc::clone(&iv_count);
+    let on_iv: OnIv = Arc::new(move || drawn.draw(1));
     let work = Work {
         version: &key.primary,
-        terms: context.terms(id, key.primary.number),
+        terms: Terms { on_iv: Some(on_iv), ..context.terms(id, key.primary.number) },
         iv_count,
         plaintext: Arc::new(request.plaintext),
         framed: framed.into(),
@@ -79,14 +82,9 @@ struct Work<'a> {
 impl Work<'_> {
     async fn seal(&self, context: &mut Context<'_>) -> Result<Arc<Sealed>, Error> {
         let (plaintext, framed) = (Arc::clone(&self.plaintext), Arc::clone(&self.framed));
-        // Counted before: the client may leave, and this with it, while the token works.
-        context.store.iv_counts.draw_first(&self.iv_count).await;
-        let outcome =
-            context.store.hsm.encrypt(&self.version.material, plaintext, framed, self.terms.clone()).await;
-        let further_attempts = outcome.report.attempts.saturating_sub(1);
-        if further_attempts > 0 {
-            context.store.iv_counts.draw(&self.iv_count, further_attempts.into());
-        }
+        context.store.iv_counts.prepare(&self.iv_count).await;
+        let (material, terms) = (&self.version.material, self.terms.clone());
+        let outcome = context.store.hsm.encrypt(material, plaintext, framed, terms).await;
         Ok(Arc::new(context.note(outcome)?))
     }
 

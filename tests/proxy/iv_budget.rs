@@ -65,14 +65,14 @@ async fn counts_are_exact_after_an_orderly_end_and_too_high_after_a_crash() {
     encrypt(&proxy, &main_store(), "demo", false, 2).await;
     // Killed.
     drop(proxy);
-    // The block was reserved when the first had been drawn.
-    assert_eq!(drawn(state.path(), "demo"), 6 + BLOCK);
+    // The block was reserved before the first was drawn.
+    assert_eq!(drawn(state.path(), "demo"), 5 + BLOCK);
     assert_eq!(drawn(state.path(), "demo-2"), 1, "what was not used is as it was");
 
     let proxy = Proxy::start_on(&setup, token).await;
     encrypt(&proxy, &main_store(), "demo", false, 1).await;
     end(proxy).await;
-    assert_eq!(drawn(state.path(), "demo"), 7 + BLOCK);
+    assert_eq!(drawn(state.path(), "demo"), 6 + BLOCK);
 }
 
 #[tokio::test]
@@ -128,6 +128,56 @@ async fn attempts_that_failed_count_too() {
     assert!(faults.calls(Function::EncryptInit) >= 3);
     end(proxy).await;
     assert_eq!(drawn(state.path(), "demo"), 3);
+}
+
+/// A session that is lost is replaced within one attempt, and the encryption done anew under another IV.
+#[tokio::test]
+async fn every_iv_of_one_attempt_counts() {
+    let state = tempfile::tempdir().unwrap();
+    let faults = Faults::new();
+    faults.set("");
+    let setup = faults.between(counting_in(state.path()));
+    let proxy = Proxy::start_on(&setup, Arc::new(SoftHsm::with_keys())).await;
+    encrypt(&proxy, &main_store(), "demo", false, 1).await;
+    for (rule, drawn) in [
+        ("C_Encrypt fail=CKR_SESSION_CLOSED label=demo times=1", 1),
+        // With an integrity value, the second decryption proves that the first was the token's fault: two are sealed.
+        ("C_Encrypt corrupt=tag label=demo times=1", 1),
+    ] {
+        faults.set(rule);
+        encrypt(&proxy, &main_store(), "demo", true, 1).await;
+        assert_eq!(faults.fired(rule), drawn, "{rule}");
+    }
+    end(proxy).await;
+    assert_eq!(drawn(state.path(), "demo"), 5);
+}
+
+/// Nobody hears any more of an encryption that hangs beyond the deadline. What it draws once the token goes on counts all
+/// the same.
+#[tokio::test]
+async fn an_iv_that_is_drawn_after_the_deadline_counts() {
+    let state = tempfile::tempdir().unwrap();
+    let faults = Faults::new();
+    faults.set("");
+    let timeouts = "answer_ms = 1000\nfirst_answer_ms = 1000".to_owned();
+    let setup = faults.between(Setup { timeouts, ..counting_in(state.path()) });
+    let proxy = Proxy::start_on(&setup, Arc::new(SoftHsm::with_keys())).await;
+    let hang = "C_Encrypt hang until_removed label=demo times=1";
+    let lost = "C_Encrypt fail=CKR_SESSION_CLOSED label=demo times=1";
+    faults.set(&format!("{hang}\n{lost}"));
+    let mut connection = proxy.connect(Http::Two).await;
+    let body = encrypt_body(b"counted", None, false);
+    let answer = connection.send(&XksRequest::encrypt(&main_store(), "demo", &body)).await;
+    assert_eq!(answer.error().1, "DependencyTimeoutException");
+    let before = faults.calls(Function::Encrypt);
+    faults.set(lost);
+    faults
+        .wait_for("the second try", |counts| {
+            counts.calls(Function::Encrypt) > before && counts.inside(Function::Encrypt) == 0
+        })
+        .await;
+    end(proxy).await;
+    assert_eq!(drawn(state.path(), "demo"), 2);
 }
 
 /// The exit code and what was said of a proxy that does not start.

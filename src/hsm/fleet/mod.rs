@@ -123,7 +123,7 @@ impl Fleet {
                     match attempt.outcome.result {
                         Err(error) if !attempt.is_final => failures.note(attempt.member, error),
                         result => {
-                            // Those that are abandoned may have drawn an IV.
+                            // Those that are abandoned were calls too.
                             report.attempts += u32::try_from(running.len()).unwrap_or(u32::MAX);
                             if result.is_ok() {
                                 self.learn(key, &failures);
@@ -250,7 +250,7 @@ impl Hsm for Fleet {
         aad: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Sealed> {
-        let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad));
+        let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad, terms.on_iv));
         Box::pin(self.run(key, terms.deadline, work))
     }
 
