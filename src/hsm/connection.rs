@@ -64,6 +64,8 @@ pub(super) struct Connection {
     pub(super) lost: OnceLock<Meaning>,
     /// The probe has shown that what the token encrypts does not decrypt: none of it may leave.
     pub(super) encrypts_wrongly: AtomicBool,
+    /// The probe has shown that what it decrypts is not what was encrypted: no plaintext may leave either.
+    pub(super) decrypts_wrongly: AtomicBool,
 }
 
 /// A ciphertext of the health key that decrypts, as it has been seen to.
@@ -104,6 +106,7 @@ pub(super) fn connect(
         known_good: ArcSwapOption::empty(),
         lost: OnceLock::new(),
         encrypts_wrongly: AtomicBool::new(false),
+        decrypts_wrongly: AtomicBool::new(false),
     };
     Ok((connection, session))
 }

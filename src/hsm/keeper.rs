@@ -319,9 +319,17 @@ impl<'a> Keeper<'a> {
             };
         }
         let first = probe::probe(self.connection, self.session, key);
-        let is_wrong = first.is_err_and(ProbeFault::makes_bad_ciphertexts)
-            && probe::probe(self.connection, self.session, key).is_err_and(ProbeFault::makes_bad_ciphertexts);
-        self.connection.encrypts_wrongly.store(is_wrong, Ordering::Relaxed);
+        // Judged only by two in a row.
+        let second = first
+            .is_err_and(ProbeFault::makes_bad_ciphertexts)
+            .then(|| probe::probe(self.connection, self.session, key));
+        let both = |is_so: fn(ProbeFault) -> bool| {
+            first.is_err_and(is_so) && second.is_some_and(|second| second.is_err_and(is_so))
+        };
+        let encrypts_wrongly = both(ProbeFault::makes_bad_ciphertexts);
+        let decrypts_wrongly = both(|fault| fault == ProbeFault::OtherPlaintext);
+        self.connection.encrypts_wrongly.store(encrypts_wrongly, Ordering::Relaxed);
+        self.connection.decrypts_wrongly.store(decrypts_wrongly, Ordering::Relaxed);
         match first {
             Ok(()) => (HealthStatus::Active, None),
             Err(fault) => {

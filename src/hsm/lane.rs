@@ -145,6 +145,9 @@ impl Lane {
         aad: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
         self.require_epoch(key)?;
+        if self.connection.decrypts_wrongly.load(Ordering::Relaxed) {
+            return Err(HsmError::Unavailable("a health probe has shown that it decrypts wrongly".into()));
+        }
         let mut outcome = self.try_decrypt(key, sealed, aad);
         let token_works = self.verdict(&outcome) == Verdict::Open && self.token_still_decrypts();
         if token_works {

@@ -69,6 +69,23 @@ async fn a_ciphertext_that_could_not_be_verified_stays_inside() {
     rig.wait_until_it_serves().await;
 }
 
+/// Nothing else tells of it: the tag is right.
+#[tokio::test]
+async fn a_token_that_decrypts_to_something_else_is_found_out_by_a_probe_and_gets_no_plaintext_out() {
+    let token = "sessions = 2\nintervals = { health_probe_ms = 100 }".to_owned();
+    let rig = Rig::start(Setup { token, ..Setup::default() }).await;
+    let mut client = rig.client().await;
+    let encrypted = client.encrypt("demo").await.ok();
+    rig.faults.set("C_Decrypt corrupt=plaintext");
+    rig.wait_for_health("UNAVAILABLE").await;
+    for _ in 0..3 {
+        let answer = client.decrypt("demo", &encrypted).await;
+        assert!(is_internal(&answer), "{:?}", outcome(&answer));
+    }
+    rig.faults.clear();
+    rig.wait_until_it_serves().await;
+}
+
 #[tokio::test]
 async fn a_key_whose_value_changes_between_the_two_calls_vouches_for_nothing() {
     let rig = Rig::start(setup()).await;
