@@ -328,6 +328,27 @@ async fn a_verdict_on_a_ciphertext_that_one_token_is_unsure_of_is_confirmed_by_t
     }
 }
 
+/// A second opinion that cannot be had makes no bad ciphertext a fault: KMS would try it again and again.
+#[tokio::test]
+async fn a_bad_ciphertext_is_one_though_the_token_that_could_confirm_it_fails_or_hangs() {
+    let rig = start_both().await;
+    let mut client = rig.client().await;
+    let bad = with_bad_tag(&client.encrypt("demo").await.ok());
+    for fault in ["fail=CKR_DEVICE_ERROR", "hang until_removed"] {
+        for name in [LABEL, SECOND] {
+            rig.faults.set(&format!("C_DecryptInit {fault} token={name} label=demo"));
+            // In turns each is the first.
+            for _ in 0..3 {
+                let answer = client.decrypt("demo", &bad).await;
+                assert_eq!(outcome(&answer), (400, "InvalidCiphertextException".to_owned()), "{fault}");
+            }
+            assert!(rig.faults.fired(&format!("C_DecryptInit {fault} token={name} label=demo")) > 0);
+            rig.faults.clear();
+            wait_for_fleet(&rig, ["ACTIVE", "ACTIVE"]).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_token_that_does_not_tell_a_keys_attributes_costs_no_request() {
     let rig = start_both().await;

@@ -114,15 +114,23 @@ impl Fleet {
             running.push(self.attempt(first, key, deadline, work.clone()));
         }
         let mut failures = Failures::default();
+        let mut unconfirmed: Option<HsmError> = None;
         let mut report = CallReport::default();
         loop {
             let next = tokio::select! {
                 biased;
                 Some(attempt) = running.next() => {
                     report.add(&attempt.outcome.report);
+                    if attempt.is_verdict {
+                        unconfirmed = attempt.outcome.result.as_ref().err().cloned();
+                    }
                     match attempt.outcome.result {
                         Err(error) if !attempt.is_final => failures.note(attempt.member, error),
-                        result => {
+                        mut result => {
+                            // The other opinion did not come in time: the one that was proven holds.
+                            if let (Err(HsmError::DeadlinePassed), Some(verdict)) = (&result, unconfirmed) {
+                                result = Err(verdict);
+                            }
                             // Those that are abandoned were calls too.
                             report.attempts += u32::try_from(running.len()).unwrap_or(u32::MAX);
                             if result.is_ok() {
@@ -133,7 +141,8 @@ impl Fleet {
                     }
                     let next = order.next().filter(|_| !deadline.has_passed());
                     if next.is_none() && running.is_empty() {
-                        return Outcome { result: Err(failures.verdict()), report };
+                        // Nor can a token that fails say anything against it.
+                        return Outcome { result: Err(unconfirmed.unwrap_or_else(|| failures.verdict())), report };
                     }
                     next
                 }
@@ -183,16 +192,17 @@ impl Fleet {
             outcome.report.add(&so_far);
         }
         token.note_outcome(&outcome);
+        // A key that could not prove itself is no judge.
+        let is_judge = token.standing(self.id, key) == Some(Standing::Proven);
+        let is_verdict = is_judge && matches!(outcome.result, Err(HsmError::BadCiphertext { .. }));
         let is_final = match &outcome.result {
             Ok(_) | Err(HsmError::DeadlinePassed | HsmError::KeyWithdrawn) => true,
-            // A key that could not prove itself is no judge.
             Err(HsmError::BadCiphertext { is_certain }) => {
-                let is_judge = token.standing(self.id, key) == Some(Standing::Proven);
-                is_judge && (*is_certain || !self.has_another_judge(member, key))
+                is_verdict && (*is_certain || !self.has_another_judge(member, key))
             }
             Err(_) => false,
         };
-        Attempt { member, outcome, is_final }
+        Attempt { member, outcome, is_final, is_verdict }
     }
 
     /// Whether another member could confirm a verdict that rests on a code of two meanings.
@@ -236,6 +246,8 @@ struct Attempt<T> {
     outcome: Outcome<T>,
     /// No other member could do better.
     is_final: bool,
+    /// The ciphertext is bad, as a key says that has proven to be the one meant.
+    is_verdict: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
