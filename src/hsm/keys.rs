@@ -117,19 +117,29 @@ impl Drop for ReadingClaim<'_> {
     }
 }
 
-/// Refuses initialization vectors that would betray the key's plaintexts.
-#[derive(Default)]
+/// Refuses initialization vectors that would betray the key's plaintexts: half a megabyte of memory for each token.
 pub(super) struct IvGuard {
-    last: AtomicU64,
+    /// Fingerprints, each at the place that it names itself, until another of that place comes.
+    seen: Box<[AtomicU64]>,
+}
+
+/// About as many IVs are remembered.
+const SEEN_IVS: u64 = 1 << 16;
+
+impl Default for IvGuard {
+    fn default() -> Self {
+        Self { seen: (0..SEEN_IVS).map(|_| AtomicU64::new(0)).collect() }
+    }
 }
 
 impl IvGuard {
-    /// Whether an IV may be used: 12 or 16 bytes, not all zero, not the one before.
+    /// Whether an IV may be used: 12 or 16 bytes, not all zero, not the one before, nor one that is remembered from before that.
     pub(super) fn accepts(&self, iv: &[u8]) -> bool {
         let is_well_formed = matches!(iv.len(), 12 | 16) && iv.iter().any(|byte| *byte != 0);
         is_well_formed && {
             let fingerprint = fingerprint(iv);
-            self.last.swap(fingerprint, Ordering::Relaxed) != fingerprint
+            let place = usize::try_from(fingerprint % SEEN_IVS).unwrap_or(0);
+            self.seen[place].swap(fingerprint, Ordering::Relaxed) != fingerprint
         }
     }
 }
@@ -441,6 +451,7 @@ mod tests {
         assert!(ivs.accepts(&[1; 12]));
         assert!(!ivs.accepts(&[1; 12]), "the one before");
         assert!(ivs.accepts(&[2; 16]));
+        assert!(!ivs.accepts(&[1; 12]), "the one before that");
         assert!(!ivs.accepts(&[0; 12]));
         assert!(!ivs.accepts(&[3; 11]));
         assert!(!ivs.accepts(&[]));

@@ -132,7 +132,7 @@ impl Lane {
             Ok(sealed)
         });
         let sealed = sealed.map_err(|failure| self.error(failure))?;
-        // SPEC(ENC-IV-001): MUST be 12 or 16 bytes. INVARIANT of the product: no ciphertext leaves under an IV that is zero or was the one before.
+        // SPEC(ENC-IV-001): MUST be 12 or 16 bytes. INVARIANT of the product: no ciphertext leaves under an IV that is zero or was drawn just now.
         if self.ivs.accepts(&sealed.iv) { Ok(sealed) } else { Err(HsmError::UnsafeIv) }
     }
 
