@@ -88,6 +88,7 @@ fn read_one(
     let hedge_after_percent = table
         .take("hedge_after_percent")
         .map_or(Some(DEFAULT_HEDGE_AFTER_PERCENT), |value| value.integer(1..=100));
+    let hedges = table.take("hedges").map_or(Some(true), |value| value.boolean());
     let authorization = table.require("authorization").and_then(|value| value.one_of(&[("none", ())]));
     let region: Option<Option<Box<str>>> = match region {
         Some(region) => region.map(|region| Some(region.into())),
@@ -114,7 +115,7 @@ fn read_one(
         keys: keys?,
         aws_sample: aws_sample?,
         tokens: tokens.iter().map(|token| Arc::clone(&token.name)).collect(),
-        hedging: HedgeSettings { after_percent: u32::try_from(hedge_after_percent?).ok()? },
+        hedging: HedgeSettings { after_percent: u32::try_from(hedge_after_percent?).ok()?, hedges: hedges? },
         requests_per_second: non_zero(requests_per_second?)?,
         burst: non_zero(burst?)?,
     })

@@ -15,6 +15,9 @@ const MAX_SAVED: u32 = 10;
 pub struct HedgeSettings {
     /// Share of the time left until the deadline, in percent, after which a second token is asked.
     pub after_percent: u32,
+    /// Whether a second token is asked though the first has only not answered yet. One that brings nothing back at all, or
+    /// fails, is never waited for.
+    pub hedges: bool,
 }
 
 /// Pays for hedges out of requests that needed none.
@@ -52,6 +55,9 @@ impl Hedging {
 
     /// Pays for a hedge; false where there were too many.
     pub(super) fn pay(&self) -> bool {
+        if !self.settings.hedges {
+            return false;
+        }
         let pay = |credit: u32| credit.checked_sub(REQUESTS_PER_HEDGE);
         self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay).is_ok()
     }
@@ -66,7 +72,7 @@ mod tests {
 
     #[test]
     fn one_request_in_twenty_is_hedged_at_most() {
-        let hedging = Hedging::new(HedgeSettings { after_percent: 40 });
+        let hedging = Hedging::new(HedgeSettings { after_percent: 40, hedges: true });
         let deadline = Deadline::after(clock::now(), Duration::from_secs(1));
         let hedged = (0..2000).filter(|_| {
             hedging.begin(deadline);
@@ -81,8 +87,14 @@ mod tests {
     }
 
     #[test]
+    fn none_is_hedged_where_that_is_switched_off() {
+        let hedging = Hedging::new(HedgeSettings { after_percent: 40, hedges: false });
+        assert!(!hedging.pay());
+    }
+
+    #[test]
     fn the_second_is_asked_in_time_to_answer() {
-        let hedging = Hedging::new(HedgeSettings { after_percent: 40 });
+        let hedging = Hedging::new(HedgeSettings { after_percent: 40, hedges: true });
         let now = clock::now();
         let at = hedging.begin(Deadline::after(now, Duration::from_millis(200)));
         let after = at - now;
