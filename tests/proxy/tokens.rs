@@ -3,7 +3,7 @@
 
 pub(crate) mod rig;
 
-mod aes_gcm;
+pub(crate) mod aes_gcm;
 mod deadlines;
 mod doctor;
 mod epochs;

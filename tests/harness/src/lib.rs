@@ -20,7 +20,7 @@ pub mod token;
 
 pub use client::{Answer, Connection, Http};
 pub use faults::Faults;
-pub use pkcs11_fault::{Corrupt, FaultKind, Function, GcmIv, Random};
+pub use pkcs11_fault::{Corrupt, FaultKind, Function, GcmIv, Hang, Random, TokenFlag};
 pub use pki::Pki;
 pub use proxy::{Proxy, Setup, Store};
 pub use raw::RawConnection;
