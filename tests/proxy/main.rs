@@ -7,6 +7,7 @@ mod audit;
 mod command_line;
 mod connections;
 mod development;
+mod endurance;
 mod fault_matrix;
 mod fleet;
 mod golden;
