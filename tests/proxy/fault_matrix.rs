@@ -30,7 +30,11 @@ fn rules(row: &Row) -> String {
         When::Connecting => " (at a new connection)",
         When::LoggingIn => " (at a new login)",
     };
-    let setting = if row.setting.is_empty() { String::new() } else { format!(" ({})", row.setting) };
+    let setting = if row.setting.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", row.setting.replace('\n', ", "))
+    };
     let rules: Vec<_> = row.rules.iter().map(|rule| format!("`{rule}`")).collect();
     format!("{}{when}{setting}", rules.join(", "))
 }

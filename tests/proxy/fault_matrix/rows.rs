@@ -191,12 +191,11 @@ pub(super) fn rows(kind: FaultKind) -> Vec<Row> {
             let lost = "C_EncryptInit fail=CKR_TOKEN_NOT_PRESENT label=xks-health times=1";
             vec![row(&[lost, "C_Login permute_handles"]).when(When::LoggingIn).once()]
         }
-        FaultKind::NeedReinit => ["* need_reinit", "* need_reinit=CKR_CRYPTOKI_NOT_INITIALIZED"]
-            .map(|fault| {
-                Row { needs_restart: true, ..row(&[fault]).metadata(OK_OR_INTERNAL).uses(INTERNAL) }
-                    .of_module()
-            })
-            .into(),
+        FaultKind::NeedReinit => vec![
+            // A code that says no more than that something is wrong: only the profile tells what it takes.
+            row(&["* need_reinit"]).setting("profile = \"luna\"\niv_source = \"os\"").once().of_module(),
+            row(&["* need_reinit=CKR_CRYPTOKI_NOT_INITIALIZED"]).once().of_module(),
+        ],
         FaultKind::Corrupt => Corrupt::ALL.iter().map(|part| corrupts(*part)).collect(),
         FaultKind::RemoveToken => ["* remove_token", "* remove_token=CKR_DEVICE_ERROR"]
             .map(|rule| row(&[rule]).metadata(INTERNAL).uses(INTERNAL))
@@ -311,7 +310,9 @@ fn gcm_iv(behaviour: GcmIv) -> Row {
 }
 
 fn token_flag(flag: TokenFlag) -> Row {
-    row(&[&format!("C_GetTokenInfo token_flag={flag}")]).when(When::Connecting)
+    // No PIN is given to a token that says that one was wrong.
+    let row = row(&[&format!("C_GetTokenInfo token_flag={flag}")]).when(When::Connecting);
+    row.metadata(INTERNAL).uses(INTERNAL)
 }
 
 fn hidden_attributes() -> Vec<Row> {
