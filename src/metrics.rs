@@ -25,6 +25,8 @@ pub struct Metrics {
     pub requests_in_flight: IntGauge,
     /// Requests that were not authenticated, by reason.
     pub authentication_failures: IntCounterVec,
+    /// Clients cut off in the TLS handshake for their certificate, by reason.
+    pub client_certificate_failures: IntCounterVec,
     /// Open connections on the TLS listener.
     pub connections: IntGauge,
     /// Connections closed by us, by reason.
@@ -123,6 +125,12 @@ impl Metrics {
                 r,
                 "xks_authentication_failures_total",
                 "Requests that were not authenticated.",
+                &["reason"],
+            ),
+            client_certificate_failures: counters(
+                r,
+                "xks_client_certificate_failures_total",
+                "Clients cut off in the TLS handshake for their certificate, or for having none.",
                 &["reason"],
             ),
             connections: gauge(r, "xks_connections", "Open connections on the TLS listener."),

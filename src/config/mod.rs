@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls::ServerConfig;
 use thiserror::Error;
 use toml::de::DeTable;
 use zeroize::Zeroizing;
@@ -30,7 +29,7 @@ use crate::iv_budget::{IVS_PER_KEY, IvBudgetSettings};
 use crate::operations::Fleet;
 use crate::secret::{Secret, SecretSource};
 use crate::server::{Limits, Timeouts};
-use crate::tls::{CertificateFiles, TlsIdentity};
+use crate::tls::{CertificateFiles, ListenerTls, TlsIdentity};
 
 /// Everything that a proxy is told.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ pub struct Config {
     /// Where KMS connects.
     pub listen: SocketAddr,
     /// How KMS connects.
-    pub tls: ServerConfig,
+    pub tls: ListenerTls,
     /// Where the certificates in `tls` came from.
     pub certificates: Vec<CertificateFiles>,
     /// By what `tls` is told from that of another configuration.

@@ -5,21 +5,20 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use ipnet::IpNet;
-use rustls::ServerConfig;
 use xks_spec::limits::{MAX_FRAMED_AAD_BYTES, MIN_SUPPORTED_AAD_BYTES, MIN_SUPPORTED_PLAINTEXT_BYTES};
 use xks_spec::request::SizeLimits;
 
 use super::reader::{Section, Table};
 use crate::operations::Fleet;
 use crate::server::{Limits, Timeouts};
-use crate::tls::{CertificateFiles, TlsIdentity, server_config};
+use crate::tls::{CertificateFiles, ClientCertificates, ListenerTls, TlsFault, TlsIdentity, kms_common_name};
 
 /// Longest plaintext that can be configured.
 const MAX_PLAINTEXT_BYTES: u64 = 64 * 1024;
 
 pub(super) struct ServerSettings {
     pub(super) listen: SocketAddr,
-    pub(super) tls: ServerConfig,
+    pub(super) tls: ListenerTls,
     pub(super) certificates: Vec<CertificateFiles>,
     pub(super) tls_identity: TlsIdentity,
     pub(super) limits: Limits,
@@ -44,8 +43,7 @@ pub(super) fn read(mut server: Table<'_>, folder: &Path) -> Option<ServerSetting
         ..timeouts
     };
     let size = NonZeroU32::new(u32::try_from(fleet_size?).ok()?)?;
-    let (tls, certificates) = tls?;
-    let tls_identity = TlsIdentity::of(&certificates);
+    let (tls, certificates, tls_identity) = tls?;
     Some(ServerSettings {
         listen: listen?,
         tls,
@@ -68,7 +66,13 @@ fn read_networks(server: &mut Table<'_>) -> Vec<IpNet> {
     networks.array().iter().filter_map(|network| network.parsed(parse)).collect()
 }
 
-fn read_tls(server: &mut Table<'_>, folder: &Path) -> Option<(ServerConfig, Vec<CertificateFiles>)> {
+fn read_tls(
+    server: &mut Table<'_>,
+    folder: &Path,
+) -> Option<(ListenerTls, Vec<CertificateFiles>, TlsIdentity)> {
+    let clients_value = server.take("client_certificates");
+    let clients = clients_value.as_ref();
+    let clients = clients.map(|value| value.table().and_then(|table| read_clients(table, folder)));
     let certificates = server.require("certificates")?;
     let mut files = Vec::new();
     let mut is_whole = true;
@@ -84,15 +88,78 @@ fn read_tls(server: &mut Table<'_>, folder: &Path) -> Option<(ServerConfig, Vec<
     if !is_whole {
         return None;
     }
-    match server_config(&files) {
-        Ok(config) => Some((config, files)),
+    let clients = match clients {
+        Some(clients) => Some(clients?),
+        None => None,
+    };
+    let clients = clients.as_ref();
+    match ListenerTls::new(&files, clients) {
+        Ok(config) => {
+            let identity = TlsIdentity::of(&files, clients);
+            Some((config, files, identity))
+        }
         Err(faults) => {
             for fault in faults {
-                certificates.passing_fault(fault.to_string());
+                let is_of_clients =
+                    clients.is_some_and(|clients| fault == TlsFault::Chain(clients.ca_file.clone()));
+                let section = clients_value.as_ref().filter(|_| is_of_clients).unwrap_or(&certificates);
+                section.passing_fault(fault.to_string());
             }
             None
         }
     }
+}
+
+/// `[server.client_certificates]`: the authority and the subjects are both needed.
+fn read_clients(mut table: Table<'_>, folder: &Path) -> Option<ClientCertificates> {
+    let ca_file = table.require("ca_file").and_then(|value| value.file_in(folder));
+    let of_regions = read_names(&mut table, "regions", parse_region);
+    let others = read_names(&mut table, "common_names", parse_common_name);
+    if [&of_regions, &others].iter().all(|names| names.as_ref().is_some_and(Vec::is_empty)) {
+        table.fault("regions or common_names must say whose certificates are accepted: an authority has many customers");
+    }
+    table.finish();
+    let common_names = [of_regions?, others?].concat();
+    Some(ClientCertificates { ca_file: ca_file?, common_names })
+        .filter(|clients| !clients.common_names.is_empty())
+}
+
+fn read_names(
+    table: &mut Table<'_>,
+    key: &'static str,
+    parse: fn(&str) -> Result<String, &'static str>,
+) -> Option<Vec<String>> {
+    let Some(value) = table.take(key) else { return Some(Vec::new()) };
+    let names = value.array();
+    if names.is_empty() {
+        value.fault("must not be empty where it is given");
+    }
+    let names: Vec<_> = names.iter().map(|name| name.parsed(parse)).collect();
+    names.into_iter().collect()
+}
+
+/// KMS's common name in a Region: what is no Region would never be shown by any client.
+fn parse_region(text: &str) -> Result<String, &'static str> {
+    let parts: Vec<_> = text.split('-').collect();
+    let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
+    match parts.as_slice() {
+        [words @ .., number]
+            if words.len() >= 2
+                && words.iter().all(is_word)
+                && !number.is_empty()
+                && number.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            Ok(kms_common_name(text))
+        }
+        _ => Err("must be an AWS Region, such as \"eu-central-1\""),
+    }
+}
+
+fn parse_common_name(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() || text.contains('*') {
+        return Err("must be a whole common name: it is compared exactly, and * stands for nothing");
+    }
+    Ok(text.to_owned())
 }
 
 fn read_limits(mut limits: Section<'_>) -> Limits {

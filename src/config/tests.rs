@@ -23,6 +23,7 @@ fn folder() -> TempDir {
         ("tls/server-ecdsa.key", &pki.ecdsa.key),
         ("tls/server-rsa.pem", &pki.rsa.certificate),
         ("tls/server-rsa.key", &pki.rsa.key),
+        ("tls/amazon-trust-services.pem", &pki.ca_pem()),
         ("pin", &"1234\n".to_owned()),
         ("payments.secret", &SECRET.to_owned()),
         ("tenants.secret", &SECRET.replace('s', "t")),
@@ -68,9 +69,18 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
                 if rest
                     .split_once(" = ")
                     .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
-                    && !["serial", "slot_id", "profile", "iv_source", "hmac_key"]
-                        .iter()
-                        .any(|key| rest.starts_with(key)) =>
+                    && ![
+                        "serial",
+                        "slot_id",
+                        "profile",
+                        "iv_source",
+                        "hmac_key",
+                        "ca_file",
+                        "regions",
+                        "common_names",
+                    ]
+                    .iter()
+                    .any(|key| rest.starts_with(key)) =>
             {
                 format!("{rest}\n")
             }
@@ -414,4 +424,34 @@ fn the_files_of_a_faulty_configuration_are_known_too_and_their_faults_may_pass()
     // The others follow from it.
     assert!(faults[0].path == "tokens[0].pin" && faults[0].may_pass, "{faults:?}");
     assert!(files.contains(&folder.path().join("pin")));
+}
+
+#[test]
+fn client_certificates_want_an_authority_and_a_name() {
+    let section = "[server.client_certificates]\nca_file = \"tls/amazon-trust-services.pem\"\nregions = [\"eu-central-1\"]\n\
+                   common_names = [\"tester.example.com\"]\n[server.limits]";
+    let example = EXAMPLE.replace("[server.limits]", section);
+    parse(&example).unwrap();
+    for (from, to, expected) in [
+        (
+            "amazon-trust-services",
+            "absent",
+            "server.client_certificates: cannot read a PEM certificate chain",
+        ),
+        ("ca_file = ", "ca_fil = ", "server.client_certificates: ca_file is missing"),
+        (
+            "\nregions = [\"eu-central-1\"]\ncommon_names = [\"tester.example.com\"]",
+            "",
+            "server.client_certificates: regions or common_names must say",
+        ),
+        ("[\"eu-central-1\"]", "[]", "client_certificates.regions: must not be empty"),
+        ("[\"eu-central-1\"]", "[\"eu-*-1\"]", "client_certificates.regions[0]: must be an AWS Region"),
+        ("[\"eu-central-1\"]", "[\"frankfurt\"]", "client_certificates.regions[0]: must be an AWS Region"),
+        ("[\"eu-central-1\"]", "[\"EU-central-1\"]", "client_certificates.regions[0]: must be an AWS Region"),
+        ("tester.example", "*.example", "client_certificates.common_names[0]: must be a whole common name"),
+    ] {
+        let section = section.replace(from, to);
+        let faults = parse(&EXAMPLE.replace("[server.limits]", &section)).map(|_| ()).unwrap_err();
+        assert!(faults.iter().any(|fault| fault.contains(expected)), "{expected}: {faults:#?}");
+    }
 }

@@ -13,6 +13,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -27,7 +28,7 @@ use super::proxy_protocol::{self, ClientAddress};
 use super::retirement::Retirement;
 use super::service::{Close, Peer, answer, begin};
 use crate::clock;
-use crate::tls::ALPN_HTTP2;
+use crate::tls::{ALPN_HTTP2, ClientFault, handshake_failure};
 
 /// Once draining, how long an idle HTTP/1.1 connection stays open for a request that is already on its way: it is
 /// answered and told to close.
@@ -58,11 +59,11 @@ pub(super) async fn serve(
     let admission = state.tls.admit();
     let max_age = state.timeouts.max_age;
     let accepted_at = activity.accepted_at();
-    let acceptor = TlsAcceptor::from(Arc::clone(&admission.config));
+    let acceptor = TlsAcceptor::from(Arc::clone(&admission.tls.server));
     let mut client = ClientAddress { client: address, balancer: None };
     let handshake = timeout(state.timeouts.handshake, async {
         client = proxy_protocol::client_address(&mut stream, address, &state.proxy_protocol_from).await?;
-        Ok(acceptor.accept(stream).await?)
+        Ok(acceptor.accept(stream).into_fallible().await?)
     });
     let stream = tokio::select! {
         stream = handshake => stream,
@@ -76,11 +77,26 @@ pub(super) async fn serve(
             }
             return closed(&state, "no_proxy_header");
         }
-        Ok(Err(HandshakeFault::Tls(error))) => {
-            tracing::debug!(%address, %error, "the TLS handshake failed");
+        Ok(Err(HandshakeFault::Tls(error, stream))) => {
+            match ClientFault::of_handshake(&error) {
+                Some(fault) => not_admitted(&state, client.client, fault),
+                None => tracing::debug!(address = %client.client, %error, "the TLS handshake failed"),
+            }
+            leave_behind(stream, &[], &place).await;
             return closed(&state, "handshake_failed");
         }
         Err(_) => return closed(&state, "handshake_timeout"),
+    };
+    let certificate_subject = match admission.tls.admit(stream.get_ref().1) {
+        Ok(subject) => subject,
+        Err(fault) => {
+            not_admitted(&state, client.client, &fault);
+            let (stream, connection) = stream.into_inner();
+            // An empty alert is a connection that closes without one.
+            let alert = handshake_failure(connection).unwrap_or_default();
+            leave_behind(stream, &alert, &place).await;
+            return closed(&state, "handshake_failed");
+        }
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
     activity.established(is_http2);
@@ -92,7 +108,7 @@ pub(super) async fn serve(
         place: Arc::new(place),
         address,
         balancer,
-        certificate_subject: None,
+        certificate_subject,
         drain,
         retirement,
     };
@@ -105,7 +121,7 @@ pub(super) async fn serve(
 /// Why a connection never carried a request.
 enum HandshakeFault {
     ProxyProtocol(proxy_protocol::HeaderFault),
-    Tls(std::io::Error),
+    Tls(std::io::Error, TcpStream),
 }
 
 impl From<proxy_protocol::HeaderFault> for HandshakeFault {
@@ -114,9 +130,32 @@ impl From<proxy_protocol::HeaderFault> for HandshakeFault {
     }
 }
 
-impl From<std::io::Error> for HandshakeFault {
-    fn from(error: std::io::Error) -> Self {
-        Self::Tls(error)
+impl From<(std::io::Error, TcpStream)> for HandshakeFault {
+    fn from((error, stream): (std::io::Error, TcpStream)) -> Self {
+        Self::Tls(error, stream)
+    }
+}
+
+/// Counts a client whose certificate is not accepted, and says why, as far as strangers may fill the log.
+fn not_admitted(state: &State, address: SocketAddr, fault: &ClientFault) {
+    state.metrics.client_certificate_failures.with_label_values(&[fault.label()]).inc();
+    if state.stranger_lines.check().is_ok() {
+        tracing::warn!(%address, reason = %fault, "a client was cut off in the TLS handshake");
+    }
+}
+
+/// Closes a connection behind an alert, and sends what is left of that. Closed with bytes unread, the system would reset the
+/// connection, and the client could lose the alert to that: it may be about to send a request.
+async fn leave_behind(mut stream: TcpStream, alert: &[u8], place: &Place) {
+    let farewell = async {
+        stream.write_all(alert).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    tokio::select! {
+        // A client that breaks off is no event.
+        _ = timeout(FAREWELL, farewell) => {}
+        () = place.evicted() => {}
     }
 }
 

@@ -242,6 +242,7 @@ impl Record {
             hsm_us = micros(hsm.call_time),
             peer = %self.peer,
             balancer = self.balancer.map(tracing::field::display),
+            certificate_subject = self.certificate_subject.as_deref(),
             http = self.http(),
         );
     }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
+
+use crate::tls::ListenerTls;
 
 /// Connections that were opened together are retired over this part of the greatest age, in thousandths.
 const SPREAD_PERMILLE: u32 = 100;
@@ -23,22 +24,22 @@ pub struct CurrentTls {
 /// What one connection is admitted by.
 #[derive(Clone)]
 pub(super) struct Admission {
-    pub(super) config: Arc<ServerConfig>,
+    pub(super) tls: Arc<ListenerTls>,
     rules: u64,
 }
 
 impl CurrentTls {
     /// The first configuration.
     #[must_use]
-    pub fn new(config: ServerConfig) -> Self {
-        let admission = Admission { config: Arc::new(config), rules: 0 };
+    pub fn new(tls: ListenerTls) -> Self {
+        let admission = Admission { tls: Arc::new(tls), rules: 0 };
         Self { current: ArcSwap::from_pointee(admission), rules: watch::channel(0).0 }
     }
 
     /// New connections get this configuration. Where `trust_changes`, connections that were admitted before are retired.
-    pub fn publish(&self, config: ServerConfig, trust_changes: bool) {
+    pub fn publish(&self, tls: ListenerTls, trust_changes: bool) {
         let rules = self.current.load().rules + u64::from(trust_changes);
-        self.current.store(Arc::new(Admission { config: Arc::new(config), rules }));
+        self.current.store(Arc::new(Admission { tls: Arc::new(tls), rules }));
         // After the configuration: whoever is admitted by the old one from here on is retired at once.
         self.rules.send_replace(rules);
     }
@@ -87,14 +88,15 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    fn config() -> ServerConfig {
+    fn config() -> ListenerTls {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let resolver = rustls::server::ResolvesServerCertUsingSni::new();
-        ServerConfig::builder_with_provider(provider)
+        rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(resolver))
+            .into()
     }
 
     fn retirement(tls: &CurrentTls, admission: &Admission, max_age: Duration) -> Retirement {

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod latency;
+mod mtls;
 mod refusals;
 
 use std::net::SocketAddr;

@@ -97,7 +97,7 @@ fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
         .with_cert_resolver(Arc::new(resolver));
     State {
         stores: ArcSwap::from_pointee(KeyStores::new([store])),
-        tls: CurrentTls::new(tls),
+        tls: CurrentTls::new(tls.into()),
         metrics,
         audit,
         stranger_lines: stranger_lines(),

@@ -146,7 +146,15 @@ impl Connection {
     /// # Errors
     /// When the connection or the handshake fails.
     pub async fn try_open(address: SocketAddr, http: Http) -> std::io::Result<Self> {
-        let io = TokioIo::new(tls(address, tls_config(http)).await?);
+        Self::open_with(address, http, tls_config(http)).await
+    }
+
+    /// The same with a TLS configuration, whose ALPN is to agree on `http`.
+    ///
+    /// # Errors
+    /// When the connection or the handshake fails.
+    pub async fn open_with(address: SocketAddr, http: Http, config: ClientConfig) -> std::io::Result<Self> {
+        let io = TokioIo::new(tls(address, config).await?);
         let sender = match http {
             Http::One => {
                 let (sender, connection) = http1::handshake(io).await.map_err(std::io::Error::other)?;

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
 };
 use rustls::RootCertStore;
 
@@ -19,6 +20,7 @@ pub struct Pki {
 }
 
 /// A certificate and its private key.
+#[derive(Clone)]
 pub struct PemPair {
     /// The certificate.
     pub certificate: String,
@@ -78,6 +80,59 @@ impl Pki {
             std::fs::write(folder.join(name), content).unwrap();
         }
     }
+}
+
+/// A private CA of client certificates.
+pub struct ClientCa(CertifiedIssuer<'static, KeyPair>);
+
+impl ClientCa {
+    /// A new CA of that name.
+    #[must_use]
+    pub fn new(common_name: &str) -> Self {
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        parameters.distinguished_name.push(DnType::CommonName, common_name);
+        Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// The CA's certificate, PEM.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A client certificate with these common names, valid from an hour ago until `not_after`.
+    #[must_use]
+    pub fn issue(&self, common_names: &[&str], not_after: SystemTime) -> PemPair {
+        let key = KeyPair::generate().unwrap();
+        let certificate = client_parameters(common_names, not_after).signed_by(&key, &self.0).unwrap();
+        PemPair { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+/// A client certificate that nobody vouches for.
+#[must_use]
+pub fn self_signed_client(common_name: &str, not_after: SystemTime) -> PemPair {
+    let key = KeyPair::generate().unwrap();
+    let certificate = client_parameters(&[common_name], not_after).self_signed(&key).unwrap();
+    PemPair { certificate: certificate.pem(), key: key.serialize_pem() }
+}
+
+fn client_parameters(common_names: &[&str], not_after: SystemTime) -> CertificateParams {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = DistinguishedName::new();
+    // A DistinguishedName has one value of a type: a further common name goes in by its number.
+    for (index, name) in common_names.iter().enumerate() {
+        let kind = if index == 0 { DnType::CommonName } else { DnType::CustomDnType(vec![2, 5, 4, 3]) };
+        parameters.distinguished_name.push(kind, *name);
+    }
+    parameters.not_before = (SystemTime::now() - HOUR).min(not_after - HOUR).into();
+    parameters.not_after = not_after.into();
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    parameters
 }
 
 fn server_certificate(ca: &CertifiedIssuer<'static, KeyPair>, key: &KeyPair) -> PemPair {

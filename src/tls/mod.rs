@@ -1,8 +1,12 @@
-//! The TLS side of the listener: four cipher suites, several certificates, ALPN.
+//! The TLS side of the listener: four cipher suites, several certificates, ALPN, client certificates.
+
+mod alert;
+mod client;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::ServerConnection;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -10,6 +14,10 @@ use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+pub use alert::handshake_failure;
+use client::ClientRule;
+pub use client::{ClientCertificates, ClientFault, kms_common_name};
 
 /// ALPN names, the preferred first.
 pub const ALPN_HTTP2: &[u8] = b"h2";
@@ -35,48 +43,87 @@ pub struct TlsIdentity {
 }
 
 impl TlsIdentity {
-    /// Reads the chain files. One that cannot be read has no certificates, as building the configuration has told.
+    /// Reads the chain files and the roots. One that cannot be read has no certificates, as building the configuration has told.
     #[must_use]
-    pub fn of(certificates: &[CertificateFiles]) -> Self {
-        let mut digest = Sha256::new();
-        for files in certificates {
-            digest.update(Sha256::digest(std::fs::read(&files.chain_file).unwrap_or_default()));
+    pub fn of(certificates: &[CertificateFiles], clients: Option<&ClientCertificates>) -> Self {
+        let of_file = |path| Sha256::digest(std::fs::read(path).unwrap_or_default());
+        let mut presented = Sha256::new();
+        certificates.iter().for_each(|files| presented.update(of_file(&files.chain_file)));
+        let mut trust = Sha256::new();
+        if let Some(clients) = clients {
+            trust.update(of_file(&clients.ca_file));
+            clients.common_names.iter().for_each(|name| trust.update(Sha256::digest(name)));
         }
-        Self { certificates: digest.finalize().into(), trust: [0; 32] }
+        Self { certificates: presented.finalize().into(), trust: trust.finalize().into() }
     }
 }
 
-/// Builds the listener's configuration. Nothing is shared with an earlier one, tickets included, so that a client that
-/// was admitted under old rules cannot resume under new ones.
-///
-/// # Errors
-/// Every [`TlsFault`] of every certificate.
-pub fn server_config(certificates: &[CertificateFiles]) -> Result<ServerConfig, Vec<TlsFault>> {
-    let provider = Arc::new(provider());
-    let mut keys = Vec::with_capacity(certificates.len());
-    let mut faults = Vec::new();
-    for files in certificates {
-        match certified_key(files, &provider) {
-            Ok(key) => keys.push(Arc::new(key)),
-            Err(fault) => faults.push(fault),
+/// How the listener speaks TLS, and whom it admits.
+#[derive(Clone, Debug)]
+pub struct ListenerTls {
+    /// What a handshake is done with.
+    pub server: Arc<ServerConfig>,
+    clients: Option<Arc<ClientRule>>,
+}
+
+impl ListenerTls {
+    /// Builds it from the settings alone. Nothing is shared with an earlier one, tickets included, so that a client that was
+    /// admitted under old rules cannot resume under new ones.
+    ///
+    /// # Errors
+    /// Every [`TlsFault`] of every certificate.
+    pub fn new(
+        certificates: &[CertificateFiles],
+        clients: Option<&ClientCertificates>,
+    ) -> Result<Self, Vec<TlsFault>> {
+        let provider = Arc::new(provider());
+        let mut keys = Vec::with_capacity(certificates.len());
+        let mut faults = Vec::new();
+        for files in certificates {
+            match certified_key(files, &provider) {
+                Ok(key) => keys.push(Arc::new(key)),
+                Err(fault) => faults.push(fault),
+            }
         }
+        if keys.is_empty() && faults.is_empty() {
+            faults.push(TlsFault::NoCertificate);
+        }
+        let clients = clients.map(|clients| ClientRule::new(clients, &provider)).transpose();
+        let clients = clients.map_err(|fault| faults.push(fault)).unwrap_or_default().map(Arc::new);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        // SPEC(TRANS-TLS-001): TLS 1.2 or later. SPEC(TRANS-CERT-001): the certificate proves who this is.
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|_| vec![TlsFault::Provider])?;
+        let builder = match &clients {
+            Some(rule) => builder.with_client_cert_verifier(Arc::clone(rule) as Arc<_>),
+            None => builder.with_no_client_auth(),
+        };
+        let mut server = builder.with_cert_resolver(Arc::new(Certificates(keys)));
+        // SPEC(TRANS-HTTP-002, TRANS-ALPN-001): HTTP/1.1 or later; MUST be able to fall back to HTTP/1.1.
+        server.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+        server.ticketer = aws_lc_rs::Ticketer::new().map_err(|_| vec![TlsFault::Provider])?;
+        // For the alert to clients that are not admitted: `alert.rs`.
+        server.enable_secret_extraction = clients.is_some();
+        Ok(Self { server: Arc::new(server), clients })
     }
-    if keys.is_empty() && faults.is_empty() {
-        faults.push(TlsFault::NoCertificate);
+
+    /// Whether a client whose handshake has ended may stay; the subject of its certificate where one was asked for.
+    ///
+    /// # Errors
+    /// [`ClientFault`]: the connection is to end with [`handshake_failure`].
+    pub fn admit(&self, connection: &ServerConnection) -> Result<Option<Arc<str>>, ClientFault> {
+        self.clients.as_ref().map(|rule| rule.admit(connection)).transpose()
     }
-    if !faults.is_empty() {
-        return Err(faults);
+}
+
+/// Asks for no client certificate.
+impl From<ServerConfig> for ListenerTls {
+    fn from(server: ServerConfig) -> Self {
+        Self { server: Arc::new(server), clients: None }
     }
-    // SPEC(TRANS-TLS-001): TLS 1.2 or later. SPEC(TRANS-CERT-001): the certificate proves who this is.
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|_| vec![TlsFault::Provider])?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Certificates(keys)));
-    // SPEC(TRANS-HTTP-002, TRANS-ALPN-001): HTTP/1.1 or later; MUST be able to fall back to HTTP/1.1.
-    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|_| vec![TlsFault::Provider])?;
-    Ok(config)
 }
 
 /// When the server's certificate in a chain file begins and ends to be valid, in seconds since 1970.
