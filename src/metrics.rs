@@ -23,6 +23,8 @@ pub struct Metrics {
     pub request_seconds: HistogramVec,
     /// API requests being worked on.
     pub requests_in_flight: IntGauge,
+    /// Requests that were throttled, by store and by what ran out.
+    pub throttled: IntCounterVec,
     /// Requests that were not authenticated, by reason.
     pub authentication_failures: IntCounterVec,
     /// Clients cut off in the TLS handshake for their certificate, by reason.
@@ -121,6 +123,13 @@ impl Metrics {
                 &["operation", "store"],
             ),
             requests_in_flight: gauge(r, "xks_requests_in_flight", "API requests being worked on."),
+            throttled: counters(
+                r,
+                "xks_throttled_total",
+                "Requests answered with ThrottlingException, by what ran out: store_quota, health_quota, in_flight (all \
+                 stores together) or token (its queue).",
+                &["store", "reason"],
+            ),
             authentication_failures: counters(
                 r,
                 "xks_authentication_failures_total",

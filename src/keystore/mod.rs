@@ -125,3 +125,25 @@ impl StoreQuota {
         bucket.check().is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a bucket is empty before so many requests that no machine could refill it as fast as they come.
+    fn runs_out(quota: &StoreQuota, is_health: bool) -> bool {
+        (0..1_000_000).any(|_| !quota.admits(is_health))
+    }
+
+    #[test]
+    fn health_and_the_rest_have_buckets_of_their_own() {
+        let per_second = NonZeroU32::new(1).unwrap();
+        let quota = StoreQuota::new(per_second, NonZeroU32::new(5).unwrap());
+        assert!((0..5).all(|_| quota.admits(false)), "the burst is served");
+        assert!(runs_out(&quota, false));
+        assert!(quota.admits(true), "an empty store still says that it lives");
+        let quota = StoreQuota::new(per_second, per_second);
+        assert!(runs_out(&quota, true), "health is bounded too");
+        assert!(quota.admits(false));
+    }
+}

@@ -15,6 +15,7 @@ use super::service::Peer;
 use crate::audit::RequestRecord;
 use crate::clock::{self, Deadline};
 use crate::error::Error;
+use crate::hsm::HsmError;
 use crate::keystore::KeyStore;
 use crate::operations::Trace;
 
@@ -158,7 +159,22 @@ impl Record {
             }
             _ => {}
         }
+        if let Some(reason) = self.throttled_for(&error) {
+            let store = self.store.as_ref().map_or("none", |store| &store.name);
+            self.state.metrics.throttled.with_label_values(&[store, reason]).inc();
+        }
         self.end = End::Failed(error);
+    }
+
+    /// What ran out, where the request is throttled.
+    fn throttled_for(&self, error: &Error) -> Option<&'static str> {
+        match error {
+            Error::OverQuota if self.operation == Some(Operation::GetHealthStatus) => Some("health_quota"),
+            Error::OverQuota => Some("store_quota"),
+            Error::TooManyInFlight => Some("in_flight"),
+            Error::Hsm(HsmError::QueueFull | HsmError::TooManySearches) => Some("token"),
+            _ => None,
+        }
     }
 
     pub(super) fn close(&mut self, reason: &'static str) {

@@ -21,6 +21,7 @@ mod observability;
 mod operations;
 mod oracle;
 mod order_of_checks;
+mod quotas;
 mod reload;
 mod shutdown;
 mod signatures;
