@@ -1,15 +1,16 @@
 //! What operators and load balancers ask: liveness, readiness, metrics. Nothing here changes anything.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Extension, Router};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -192,9 +193,18 @@ struct ReadyzQuery {
     verbose: Option<String>,
 }
 
-async fn readyz(State(state): State<AdminState>, Query(query): Query<ReadyzQuery>) -> impl IntoResponse {
+/// The details name tokens and reasons: they are for somebody on this machine.
+async fn readyz(
+    State(state): State<AdminState>,
+    Extension(peer): Extension<SocketAddr>,
+    Query(query): Query<ReadyzQuery>,
+) -> impl IntoResponse {
     let (status, text) = ping_answer(state.readiness.is_ready());
-    let details = query.verbose.map(|_| state.readiness.describe()).unwrap_or_default();
+    let details = match query.verbose {
+        None => String::new(),
+        Some(_) if peer.ip().to_canonical().is_loopback() => state.readiness.describe(),
+        Some(_) => "details are shown on loopback alone: ask on the proxy's own machine\n".to_owned(),
+    };
     (status, format!("{text}{details}"))
 }
 
@@ -209,4 +219,38 @@ async fn show_metrics(State(state): State<AdminState>) -> impl IntoResponse {
         state.metrics.keys_unresolved.with_label_values(&[store]).set(count);
     }
     ([(http::header::CONTENT_TYPE, CONTENT_TYPE)], state.metrics.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use axum::body::Body;
+    use http::Request;
+    use http_body_util::BodyExt;
+    use tower::Service;
+
+    use super::*;
+
+    async fn verbose_readiness(peer: &str) -> String {
+        let peer = SocketAddr::new(peer.parse::<IpAddr>().unwrap(), 1);
+        let readiness = Readiness::new(Served::default(), None);
+        readiness.drain();
+        let mut router = router(readiness, Arc::new(Metrics::new())).layer(Extension(peer));
+        let request = Request::get("/readyz?verbose").body(Body::empty()).unwrap();
+        let answer = router.call(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_this_machine_is_shown_details() {
+        for peer in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert!(verbose_readiness(peer).await.contains("draining"), "{peer}");
+        }
+        for peer in ["192.0.2.1", "10.0.0.1", "2001:db8::1", "::ffff:192.0.2.1"] {
+            let text = verbose_readiness(peer).await;
+            assert!(!text.contains("draining") && text.starts_with("not ready\n"), "{peer}: {text}");
+        }
+    }
 }

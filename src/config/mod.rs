@@ -183,7 +183,7 @@ fn read<'d>(
     let mut root = Table::root(document, faults);
     let server = root.require("server").and_then(|server| server.table());
     let server = server.and_then(|server| server::read(server, folder));
-    let admin_listen = read_listen(root.section("admin"));
+    let admin_listen = read_admin(root.section("admin"));
     let ping_listen = read_listen(root.section("ping"));
     let state = read_state(root.section("state"), folder);
     let audit = root.take("audit").and_then(|value| value.table());
@@ -220,6 +220,21 @@ fn read<'d>(
 /// Loopback: what the admin listener shows is for the operator alone.
 const DEFAULT_ADMIN_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
+
+/// Whoever reaches this listener reads the metrics, and there is no TLS on it: a reachable one must be meant.
+fn read_admin(mut section: Section<'_>) -> Option<SocketAddr> {
+    let value = section.take("listen");
+    let listen = value.as_ref().and_then(Value::socket_address);
+    let is_insecure_ok = section.take("insecure_ok").and_then(|value| value.boolean()).unwrap_or(false);
+    if let (Some(value), Some(address)) = (value, listen)
+        && !address.ip().to_canonical().is_loopback()
+        && !is_insecure_ok
+    {
+        value.fault("is plain HTTP that others can reach: use a loopback address, or say insecure_ok = true beside it");
+    }
+    section.finish();
+    listen
+}
 
 fn read_listen(mut section: Section<'_>) -> Option<SocketAddr> {
     let listen = section.take("listen").and_then(|value| value.socket_address());

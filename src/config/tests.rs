@@ -455,3 +455,17 @@ fn client_certificates_want_an_authority_and_a_name() {
         assert!(faults.iter().any(|fault| fault.contains(expected)), "{expected}: {faults:#?}");
     }
 }
+
+#[test]
+fn an_admin_listener_that_others_can_reach_must_be_meant() {
+    let with = |lines: &str| parse(&EXAMPLE.replace("[admin]", &format!("[admin]\n{lines}")));
+    for reachable in ["0.0.0.0:9464", "[::]:9464", "10.0.0.1:9464", "[::ffff:10.0.0.1]:9464"] {
+        let faults = with(&format!("listen = {reachable:?}")).map(|_| ()).unwrap_err();
+        assert!(faults[0].contains("admin.listen: is plain HTTP that others can reach"), "{faults:#?}");
+        with(&format!("listen = {reachable:?}\ninsecure_ok = true")).unwrap();
+        with(&format!("listen = {reachable:?}\ninsecure_ok = false")).map(|_| ()).unwrap_err();
+    }
+    for loopback in ["127.0.0.1:9464", "127.1.2.3:9464", "[::1]:9464", "[::ffff:127.0.0.1]:9464"] {
+        with(&format!("listen = {loopback:?}")).unwrap();
+    }
+}

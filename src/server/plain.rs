@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -26,13 +26,14 @@ pub async fn serve_plain(listener: TcpListener, router: Router) {
     // Everybody is a stranger here: the oldest connection goes first.
     let connections = Connections::new(MAX_CONNECTIONS, None);
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, address)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let _ = stream.set_nodelay(true);
         let place = connections.admit().await;
-        let service = TowerToHyperService::new(router.clone());
+        // What a handler may ask for as `Extension<SocketAddr>`.
+        let service = TowerToHyperService::new(router.clone().layer(Extension(address)));
         tokio::spawn(async move {
             let mut builder = http1::Builder::new();
             builder
