@@ -27,6 +27,11 @@ pub struct Metrics {
     pub throttled: IntCounterVec,
     /// Requests that were not authenticated, by reason.
     pub authentication_failures: IntCounterVec,
+    /// When the server's own certificates end, in seconds since 1970, by place in the configuration and by part: `leaf`, or
+    /// `issuers`, the first of those above it.
+    pub certificate_ends: IntGaugeVec,
+    /// 1 where KMS might take offence at a certificate of the server, by place in the configuration and by oddity.
+    pub certificate_oddities: IntGaugeVec,
     /// Clients cut off in the TLS handshake for their certificate, by reason.
     pub client_certificate_failures: IntCounterVec,
     /// Open connections on the TLS listener.
@@ -135,6 +140,18 @@ impl Metrics {
                 "xks_authentication_failures_total",
                 "Requests that were not authenticated.",
                 &["reason"],
+            ),
+            certificate_ends: gauges(
+                r,
+                "xks_certificate_not_after_timestamp_seconds",
+                "When the server's certificate, or the first of those above it in its chain, ends to be valid, since 1970.",
+                &["certificate", "part"],
+            ),
+            certificate_oddities: gauges(
+                r,
+                "xks_certificate_oddity",
+                "1 where KMS might take offence at a certificate of the server: xks-proxy check says what to do.",
+                &["certificate", "oddity"],
             ),
             client_certificate_failures: counters(
                 r,

@@ -28,6 +28,7 @@ use crate::hsm::{Fleet, Modules};
 use crate::iv_budget::{IvBudget, IvBudgetFault};
 use crate::metrics::Metrics;
 use crate::server::{self, CurrentTls, Drain, State, serve_plain, stranger_lines};
+use crate::tls::show_chains;
 
 use files::Snapshot;
 use fixed::Fixed;
@@ -88,6 +89,7 @@ pub async fn run(
         None => None,
     };
     let fixed = Fixed::of(&config);
+    show_chains(&config.certificates, config.endpoint.as_deref(), &metrics);
     let iv_budget = Arc::new(IvBudget::open(&config.iv_budget, &metrics)?);
     let audit = config.audit.map(|settings| Audit::open(settings, &metrics)).transpose()?.map(Arc::new);
     tokio::spawn(tend_audit(audit.clone(), rotated));

@@ -23,7 +23,7 @@ use crate::hsm::{Token, TokenSettings};
 use crate::iv_budget::IvBudget;
 use crate::metrics::Metrics;
 use crate::server::State;
-use crate::tls::TlsIdentity;
+use crate::tls::{TlsIdentity, show_chains};
 
 /// Loads of files that are being replaced meanwhile, before the last one counts.
 const MAX_LOADS: usize = 8;
@@ -227,6 +227,7 @@ impl Reloader {
         }
         let Config { tls, tls_identity, fleet, iv_budget, log_level, watch_interval, tokens, stores, .. } =
             config;
+        let (certificates, endpoint) = (config.certificates, config.endpoint);
         let added = self.add_tokens(&tokens)?;
         let next =
             Stores::build(stores, &self.tokens, &self.iv_budget, &self.state.metrics, Some(&self.current));
@@ -249,6 +250,7 @@ impl Reloader {
             self.state.tls.publish(tls, trust_changes);
             self.tls_identity = tls_identity;
         }
+        show_chains(&certificates, endpoint.as_deref(), &self.state.metrics);
         self.state.fleet.store(Arc::new(fleet));
         self.iv_budget.set_share(iv_budget.share);
         self.publish(next);

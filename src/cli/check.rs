@@ -12,12 +12,10 @@ use crate::clock;
 use crate::hsm::{ForceLogin, HealthStatus, Hsm, TokenHealth};
 use crate::metrics::Metrics;
 use crate::secret;
-use crate::tls::{CertificateFiles, validity_unix_secs};
+use crate::tls::{CertificateFiles, ListenerTls, NOTICE_DAYS, ServerChain, TlsFacts, days_until};
 
 /// How long a token has to be reached and probed.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(20);
-/// A certificate that ends sooner deserves a word.
-const CERTIFICATE_NOTICE_SECS: i64 = 30 * 24 * 3600;
 
 pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
     let config = match load_config(path, force_login) {
@@ -27,8 +25,9 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
     let mut report = Report::default();
     report.good(&format!("the configuration {} is well-formed", path.display()));
     for files in &config.certificates {
-        check_certificate(files, &mut report);
+        check_certificate(files, config.endpoint.as_deref(), &mut report);
     }
+    report_tls(&config.tls, &mut report);
     if config.tokens.iter().any(|token| token.pin.is_some() && token.state_dir.is_none()) {
         report.notice(
             "without a state directory ([state] dir) a PIN that a token refuses is tried again at each start, and each \
@@ -80,19 +79,39 @@ fn check_audit(settings: &AuditSettings, report: &mut Report) {
     }
 }
 
-fn check_certificate(files: &CertificateFiles, report: &mut Report) {
+fn report_tls(tls: &ListenerTls, report: &mut Report) {
+    let TlsFacts { provider, is_fips, suites, groups } = tls.facts();
+    let fips = if is_fips { "in FIPS mode" } else { "not in FIPS mode" };
+    report.good(&format!(
+        "TLS by {provider}, {fips}; suites {}; groups {}",
+        suites.join(", "),
+        groups.join(", ")
+    ));
+}
+
+fn check_certificate(files: &CertificateFiles, endpoint: Option<&str>, report: &mut Report) {
     let name = files.chain_file.display();
     let now = clock::wall_clock().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    match validity_unix_secs(&files.chain_file) {
-        Err(fault) => report.fault(&fault.to_string()),
-        Ok((begin, _)) if now < begin => report.fault(&format!("certificate {name} is not valid yet")),
-        Ok((_, end)) if now >= end => report.fault(&format!("certificate {name} has expired")),
-        Ok((_, end)) => {
-            let days = (end - now) / (24 * 3600);
-            let text = format!("certificate {name} is valid for {days} more days");
-            if end - now < CERTIFICATE_NOTICE_SECS { report.notice(&text) } else { report.good(&text) }
+    let chain = match ServerChain::of(files, endpoint) {
+        Ok(chain) => chain,
+        Err(fault) => return report.fault(&fault.to_string()),
+    };
+    if now < chain.leaf_begins_unix_secs {
+        report.fault(&format!("certificate {name} is not valid yet"));
+    }
+    let issuers = chain.issuers_end_unix_secs.map(|end| ("a certificate above", end));
+    for (what, end) in [("certificate", chain.leaf_ends_unix_secs)].into_iter().chain(issuers) {
+        let days = days_until(end, now);
+        let text = format!("{what} {name} is valid for {days} more days");
+        match () {
+            () if now >= end => report.fault(&format!("{what} {name} has expired")),
+            () if days < NOTICE_DAYS => report.notice(&text),
+            () => report.good(&text),
         }
+    }
+    for oddity in &chain.oddities {
+        report.notice(&format!("certificate {name}: {oddity}"));
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Config {
     pub certificates: Vec<CertificateFiles>,
     /// By what `tls` is told from that of another configuration.
     pub tls_identity: TlsIdentity,
+    /// The host name that KMS is told to connect to, where the certificates are to be held against it.
+    pub endpoint: Option<String>,
     /// Sizes.
     pub limits: Limits,
     /// Times.
@@ -201,6 +203,7 @@ fn read<'d>(
         tls: server.tls,
         certificates: server.certificates,
         tls_identity: server.tls_identity,
+        endpoint: server.endpoint,
         limits: server.limits,
         timeouts: server.timeouts,
         fleet: server.fleet,

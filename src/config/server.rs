@@ -21,6 +21,7 @@ pub(super) struct ServerSettings {
     pub(super) tls: ListenerTls,
     pub(super) certificates: Vec<CertificateFiles>,
     pub(super) tls_identity: TlsIdentity,
+    pub(super) endpoint: Option<String>,
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
     pub(super) fleet: Fleet,
@@ -33,6 +34,7 @@ pub(super) fn read(mut server: Table<'_>, folder: &Path) -> Option<ServerSetting
     let lame_duck_secs = server.take("lame_duck_secs").map_or(Some(30), |value| value.integer(0..=900));
     let drain_secs = server.take("drain_secs").map_or(Some(10), |value| value.integer(1..=300));
     let proxy_protocol_from = read_networks(&mut server);
+    let endpoint = server.take("endpoint").map(|value| value.parsed(parse_host_name));
     let tls = read_tls(&mut server, folder);
     let limits = read_limits(server.section("limits"));
     let timeouts = read_timeouts(server.section("timeouts"));
@@ -44,11 +46,16 @@ pub(super) fn read(mut server: Table<'_>, folder: &Path) -> Option<ServerSetting
     };
     let size = NonZeroU32::new(u32::try_from(fleet_size?).ok()?)?;
     let (tls, certificates, tls_identity) = tls?;
+    let endpoint = match endpoint {
+        Some(endpoint) => Some(endpoint?),
+        None => None,
+    };
     Some(ServerSettings {
         listen: listen?,
         tls,
         certificates,
         tls_identity,
+        endpoint,
         limits,
         timeouts,
         fleet: Fleet { size },
@@ -160,6 +167,18 @@ fn parse_common_name(text: &str) -> Result<String, &'static str> {
         return Err("must be a whole common name: it is compared exactly, and * stands for nothing");
     }
     Ok(text.to_owned())
+}
+
+/// The host of a XksProxyUriEndpoint, which some will write whole.
+fn parse_host_name(text: &str) -> Result<String, &'static str> {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if text.contains('.') && text.split('.').all(is_label) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("must be the host name of the XksProxyUriEndpoint alone, such as \"xks.example.com\"")
+    }
 }
 
 fn read_limits(mut limits: Section<'_>) -> Limits {

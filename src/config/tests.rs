@@ -114,6 +114,11 @@ fn every_fault_is_reported_with_its_place() {
     for (from, to, expected) in [
         ("listen = \"0.0.0.0:443\"", "listen = \"443\"", "server.listen: must be an address and a port"),
         ("listen = \"0.0.0.0:443\"", "", "server: listen is missing"),
+        (
+            "# endpoint = \"xks.example.com\"",
+            "endpoint = \"https://xks.example.com\"",
+            "server.endpoint: must be the host name",
+        ),
         ("# fleet_size = 1", "fleet_size = 0", "server.fleet_size: must be a whole number from 1 to 1000"),
         ("# lame_duck_secs = 30", "lame_duck_sec = 3", "server: unknown key; did you mean lame_duck_secs?"),
         (

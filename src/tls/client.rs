@@ -18,7 +18,7 @@ use rustls::{
 };
 use thiserror::Error as ThisError;
 
-use super::{TlsFault, chain};
+use super::{TlsFault, read_chain};
 
 /// Which client certificates are accepted. Both parts are needed: an authority alone vouches for all of its customers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl ClientRule {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TlsFault> {
         let mut roots = RootCertStore::empty();
-        for root in chain(&settings.ca_file)? {
+        for root in read_chain(&settings.ca_file)? {
             roots.add(root).map_err(|_| TlsFault::Chain(settings.ca_file.clone()))?;
         }
         // SPEC(AUTH-MTLS-003): MUST let the customer configure the root authority of client certificates.

@@ -1,6 +1,7 @@
 //! The TLS side of the listener: four cipher suites, several certificates, ALPN, client certificates.
 
 mod alert;
+mod chain;
 mod client;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub use alert::handshake_failure;
+pub use chain::{NOTICE_DAYS, Oddity, ServerChain, days_until, show_chains};
 use client::ClientRule;
 pub use client::{ClientCertificates, ClientFault, kms_common_name};
 
@@ -126,24 +128,41 @@ impl From<ServerConfig> for ListenerTls {
     }
 }
 
-/// When the server's certificate in a chain file begins and ends to be valid, in seconds since 1970.
-///
-/// # Errors
-/// [`TlsFault::Chain`] where the file holds no certificate.
-pub fn validity_unix_secs(chain_file: &Path) -> Result<(i64, i64), TlsFault> {
-    let chain = chain(chain_file)?;
-    let (_, certificate) = x509_parser::parse_x509_certificate(chain[0].as_ref())
-        .map_err(|_| TlsFault::Chain(chain_file.to_owned()))?;
-    let validity = certificate.validity();
-    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+/// What every handshake is made of, in the order of preference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// The cryptography library.
+    pub provider: &'static str,
+    /// Whether all of it is that library's FIPS module, in a mode that NIST approves.
+    pub is_fips: bool,
+    /// Cipher suites.
+    pub suites: Vec<String>,
+    /// Key exchange groups.
+    pub groups: Vec<String>,
 }
 
-/// aws-lc-rs with the specification's four cipher suites and no other.
+impl ListenerTls {
+    /// What handshakes are made of.
+    #[must_use]
+    pub fn facts(&self) -> TlsFacts {
+        let provider = self.server.crypto_provider();
+        TlsFacts {
+            provider: "aws-lc-rs",
+            is_fips: self.server.fips(),
+            suites: provider.cipher_suites.iter().map(|suite| format!("{:?}", suite.suite())).collect(),
+            groups: provider.kx_groups.iter().map(|group| format!("{:?}", group.name())).collect(),
+        }
+    }
+}
+
+/// aws-lc-rs with the specification's four cipher suites and no other, or the three of them that NIST approves.
 fn provider() -> CryptoProvider {
     use aws_lc_rs::cipher_suite as suite;
     // SPEC(TRANS-CIPHER-001): at least one of these four suites.
     let cipher_suites = vec![
         suite::TLS13_AES_256_GCM_SHA384,
+        // NIST does not approve it.
+        #[cfg(not(feature = "fips"))]
         suite::TLS13_CHACHA20_POLY1305_SHA256,
         suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
         suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
@@ -152,7 +171,7 @@ fn provider() -> CryptoProvider {
 }
 
 fn certified_key(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsFault> {
-    let chain = chain(&files.chain_file)?;
+    let chain = read_chain(&files.chain_file)?;
     let unreadable_key = || TlsFault::Key(files.key_file.clone());
     let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|_| unreadable_key())?;
     CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
@@ -162,7 +181,7 @@ fn certified_key(files: &CertificateFiles, provider: &CryptoProvider) -> Result<
     })
 }
 
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
     let unreadable = || TlsFault::Chain(path.to_owned());
     let certificates = CertificateDer::pem_file_iter(path).map_err(|_| unreadable())?;
     let chain = certificates.collect::<Result<Vec<_>, _>>().map_err(|_| unreadable())?;

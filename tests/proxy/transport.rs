@@ -1,6 +1,7 @@
 //! TLS and what is spoken through it: versions, suites, certificates, ALPN, resumption.
 
 mod certificates;
+mod chains;
 mod latency;
 mod mtls;
 mod refusals;

@@ -82,17 +82,32 @@ impl Pki {
     }
 }
 
-/// A private CA of client certificates.
-pub struct ClientCa(CertifiedIssuer<'static, KeyPair>);
+/// A private CA of a test's own.
+pub struct TestCa(CertifiedIssuer<'static, KeyPair>);
 
-impl ClientCa {
+impl TestCa {
     /// A new CA of that name.
     #[must_use]
     pub fn new(common_name: &str) -> Self {
+        Self::named(&[(DnType::CommonName, common_name)])
+    }
+
+    /// A new CA that has the name of one of Amazon's roots.
+    #[must_use]
+    pub fn named_like_amazons() -> Self {
+        Self::named(&[
+            (DnType::CountryName, "US"),
+            (DnType::OrganizationName, "Amazon"),
+            (DnType::CommonName, "Amazon Root CA 1"),
+        ])
+    }
+
+    fn named(name: &[(DnType, &str)]) -> Self {
         let mut parameters = CertificateParams::default();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        parameters.distinguished_name.push(DnType::CommonName, common_name);
+        parameters.distinguished_name = DistinguishedName::new();
+        name.iter().for_each(|(kind, value)| parameters.distinguished_name.push(kind.clone(), *value));
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -107,6 +122,21 @@ impl ClientCa {
     pub fn issue(&self, common_names: &[&str], not_after: SystemTime) -> PemPair {
         let key = KeyPair::generate().unwrap();
         let certificate = client_parameters(common_names, not_after).signed_by(&key, &self.0).unwrap();
+        PemPair { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+impl TestCa {
+    /// A server certificate.
+    #[must_use]
+    pub fn issue_server(&self, common_name: &str, host: &str, not_after: SystemTime) -> PemPair {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        parameters.distinguished_name = DistinguishedName::new();
+        parameters.distinguished_name.push(DnType::CommonName, common_name);
+        parameters.not_after = not_after.into();
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = parameters.signed_by(&key, &self.0).unwrap();
         PemPair { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 }

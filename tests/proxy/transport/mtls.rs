@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use xks_harness::client::tls;
-use xks_harness::pki::{ClientCa, PemPair, self_signed_client};
+use xks_harness::pki::{PemPair, TestCa, self_signed_client};
 use xks_harness::proxy::main_store;
 use xks_harness::{Http, Pki, Proxy, Setup, SoftHsm, XksRequest};
 
@@ -25,7 +25,7 @@ fn in_an_hour() -> SystemTime {
 }
 
 /// A proxy that admits KMS of one Region, and a client of another name, by certificates of `ca`.
-async fn proxy(ca: &ClientCa) -> Proxy {
+async fn proxy(ca: &TestCa) -> Proxy {
     let token = Arc::new(SoftHsm::with_keys());
     let roots = token.configuration().parent().unwrap().join("clients.pem");
     std::fs::write(&roots, ca.pem()).unwrap();
@@ -34,16 +34,18 @@ async fn proxy(ca: &ClientCa) -> Proxy {
         roots.display().to_string()
     );
     let server = format!("lame_duck_secs = 0\n{clients}");
-    Proxy::start_on(&Setup { server, ..Setup::default() }, token).await
+    // Reloads are the test's doing alone.
+    let more = "[reload]\nwatch = false\n".to_owned();
+    Proxy::start_on(&Setup { server, more, ..Setup::default() }, token).await
 }
 
 /// Who comes, what is shown, and the reason that refuses it: `None` where it is admitted.
 type Case = (&'static str, Option<PemPair>, Option<&'static str>);
 
-fn matrix(ca: &ClientCa) -> Vec<Case> {
+fn matrix(ca: &TestCa) -> Vec<Case> {
     let issue = |names: &[&str]| Some(ca.issue(names, in_an_hour()));
     let past = SystemTime::now() - Duration::from_secs(60);
-    let (other, namesake) = (ClientCa::new("another CA"), ClientCa::new(CA));
+    let (other, namesake) = (TestCa::new("another CA"), TestCa::new(CA));
     vec![
         ("no certificate", None, Some("none")),
         ("self-signed", Some(self_signed_client(KMS, in_an_hour())), Some("unknown_issuer")),
@@ -87,7 +89,7 @@ async fn visit(proxy: &Proxy, config: &ClientConfig) -> Result<HandshakeKind, St
 
 #[tokio::test]
 async fn whoever_is_not_admitted_is_told_handshake_failure_fresh_and_resumed() {
-    let ca = ClientCa::new(CA);
+    let ca = TestCa::new(CA);
     let proxy = proxy(&ca).await;
     for version in rustls::ALL_VERSIONS {
         for (who, shown, reason) in matrix(&ca) {
@@ -121,7 +123,7 @@ async fn whoever_is_not_admitted_is_told_handshake_failure_fresh_and_resumed() {
 /// A client of another make reads the alert too.
 #[tokio::test]
 async fn curl_is_told_handshake_failure() {
-    let ca = ClientCa::new(CA);
+    let ca = TestCa::new(CA);
     let proxy = proxy(&ca).await;
     for (who, shown, reason) in matrix(&ca) {
         let files = shown.as_ref().map(|pair| write(proxy.folder(), pair));
@@ -157,7 +159,7 @@ async fn curl(proxy: &Proxy, version: &str, files: Option<&(PathBuf, PathBuf)>) 
 /// A session does not outlive the certificate that it was opened with.
 #[tokio::test]
 async fn a_session_cannot_be_resumed_once_its_certificate_has_expired() {
-    let ca = ClientCa::new(CA);
+    let ca = TestCa::new(CA);
     let proxy = proxy(&ca).await;
     for version in rustls::ALL_VERSIONS {
         // As long as this machine needs to connect before the certificate expires.
@@ -185,7 +187,7 @@ async fn a_session_cannot_be_resumed_once_its_certificate_has_expired() {
 /// The subject stands in the log line of each request.
 #[tokio::test]
 async fn a_request_says_whose_certificate_it_came_with() {
-    let ca = ClientCa::new(CA);
+    let ca = TestCa::new(CA);
     let proxy = proxy(&ca).await;
     let pair = ca.issue(&[KMS], in_an_hour());
     for http in Http::BOTH {
@@ -198,5 +200,30 @@ async fn a_request_says_whose_certificate_it_came_with() {
     let _ = proxy.wait_for_log(|line| line["operation"] == "GetKeyMetadata" && line["http"] == "2");
     for line in lines() {
         assert_eq!(line["certificate_subject"], format!("CN={KMS}"), "{line}");
+    }
+}
+
+/// Other roots by a reload: who was admitted by the old ones is not any more, with or without a session.
+#[tokio::test]
+async fn a_session_does_not_outlive_a_change_of_the_roots() {
+    let (old, new) = (TestCa::new(CA), TestCa::new(CA));
+    let proxy = proxy(&old).await;
+    let roots = proxy.token.configuration().parent().unwrap().join("clients.pem");
+    let mut reloads = 0;
+    for version in rustls::ALL_VERSIONS {
+        let before = config(version, Some(&old.issue(&[KMS], in_an_hour())));
+        assert_eq!(visit(&proxy, &before).await, Ok(HandshakeKind::Full));
+        assert_eq!(visit(&proxy, &before).await, Ok(HandshakeKind::Resumed));
+        let after = config(version, Some(&new.issue(&[KMS], in_an_hour())));
+        for (pem, admitted, refused) in [(new.pem(), &after, &before), (old.pem(), &before, &after)] {
+            std::fs::write(&roots, pem).unwrap();
+            proxy.signal("HUP");
+            reloads += 1;
+            let reloaded = format!("xks_config_reloads_total{{outcome=\"ok\"}} {reloads}\n");
+            proxy.wait_for("/metrics", |_, text| text.contains(&reloaded)).await;
+            let error = visit(&proxy, refused).await.unwrap_err();
+            assert!(error.contains("HandshakeFailure"), "{version:?}: {error}");
+            assert_eq!(visit(&proxy, admitted).await, Ok(HandshakeKind::Full), "{version:?}");
+        }
     }
 }
