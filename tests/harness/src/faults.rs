@@ -1,6 +1,6 @@
 //! A SoftHSM2 that misbehaves on command: the module `pkcs11-fault` between the proxy and the token.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use pkcs11_fault::{ControlFile, Counts, Function, built_module};
@@ -60,6 +60,12 @@ impl Faults {
     pub fn set(&self, rules: &str) {
         let rules = pkcs11_fault::parse_rules(rules).unwrap_or_else(|error| panic!("{error}"));
         self.control.write(&rules).unwrap();
+    }
+
+    /// The control file, for rules that somebody else replaces.
+    #[must_use]
+    pub fn control(&self) -> &Path {
+        self.control.path()
     }
 
     /// Removes all rules; calls that hang until then go on.
