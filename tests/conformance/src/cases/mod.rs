@@ -15,6 +15,7 @@ pub mod mtls;
 pub mod paths;
 pub mod rotation;
 pub mod sigv4;
+pub mod sigv4_accepted;
 pub mod sigv4_forms;
 pub mod sigv4_strangers;
 pub mod slow;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Case> {
         transport::cases(),
         paths::cases(),
         sigv4::cases(),
+        sigv4_accepted::cases(),
         sigv4_forms::cases(),
         sigv4_strangers::cases(),
         metadata::cases(),
