@@ -87,7 +87,7 @@ faults! {
     UnknownPathAsKeyNotFound "unknown-path-as-key-not-found" ["ERR-PATH-001"]
         "A path that names no operation is answered with KeyNotFoundException."
     LongUriRefused "long-uri-refused" ["URI-SIZE-002"]
-        "A request URI of more than 200 characters is answered with 414."
+        "A path of more than 128 characters is answered with 414, though an externalKeyId alone may have as many."
     LongKeyIdRefused "long-key-id-refused" ["URI-KEYID-006"]
         "An externalKeyId of more than 64 characters is no path."
     PeriodInKeyIdRefused "period-in-key-id-refused" ["URI-KEYID-007"]

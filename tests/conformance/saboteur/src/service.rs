@@ -68,7 +68,7 @@ async fn route_and_answer(proxy: &Proxy, request: Request<Incoming>) -> io::Resu
         }
         _ => return Err(io::ErrorKind::TimedOut.into()),
     };
-    if proxy.has(Fault::LongUriRefused) && head.uri.path().len() > 200 {
+    if proxy.has(Fault::LongUriRefused) && head.uri.path().len() > 128 {
         return Ok(refused_with(proxy, 414, &Refusal::invalid("The URI is too long."), b""));
     }
     let Some(route) = route(proxy, &head) else {

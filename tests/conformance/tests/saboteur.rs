@@ -1,0 +1,184 @@
+//! The proof of the suite: it passes the saboteur without a fault whole, and notices each fault, by cases that pass
+//! without it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use futures_util::StreamExt;
+use futures_util::stream::iter;
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use xks_conformance::case::{Case, Level, Outcome, Section};
+use xks_conformance::cases;
+use xks_conformance::run::{CaseResult, Profile, run};
+use xks_conformance::target::{Target, TargetArgs};
+use xks_saboteur::{Fault, HOST, STORES, Saboteur, keys, setup};
+
+/// Faults that are tried at once. Most of the time their cases wait for something.
+const AT_ONCE: usize = 8;
+
+/// After this time the cases that have caught a fault are enough.
+const LONG: Duration = Duration::from_secs(10);
+
+/// Cases that a line of the matrix names.
+const SHOWN: usize = 6;
+
+/// Runs that a measurement gets on a busy machine; a proxy that is too slow is so in each.
+const MEASUREMENTS: usize = 3;
+
+#[derive(Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_fault_is_caught_and_no_alarm_is_false() {
+    let folder = tempfile::tempdir().unwrap();
+    let passing = passing_without_a_fault(&folder).await;
+    let try_out = async |fault: &Fault| (*fault, catchers(*fault, &folder, &passing).await);
+    let at_once =
+        async |faults, count| iter(faults).map(try_out).buffer_unordered(count).collect::<Vec<_>>().await;
+    let (about_health, others): (Vec<_>, Vec<_>) =
+        Fault::ALL.iter().partition(|fault| breaks(**fault, "HEALTH-DEEP-", "HEALTH-CACHE-"));
+    let (timed, untimed): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|fault: &&Fault| breaks(**fault, "-TIME-", "ERR-TIMEOUT-"));
+    // A health status may be a minute old: the proxies of which nothing else is asked wait beside the rest. Whether answers
+    // come in time is judged of one proxy after the other.
+    let (mut matrix, (second, third)) = tokio::join!(at_once(about_health, AT_ONCE), async {
+        (at_once(untimed, AT_ONCE).await, at_once(timed, 1).await)
+    });
+    matrix.extend(second.into_iter().chain(third));
+    matrix.sort_by_key(|(fault, _)| Fault::ALL.iter().position(|other| other == fault));
+    print(&matrix);
+    assert_eq!(matrix.len(), Fault::ALL.len());
+    let survivors: Vec<_> =
+        matrix.iter().filter(|(_, by)| by.is_empty()).map(|(fault, _)| fault.name()).collect();
+    assert!(survivors.is_empty(), "no case notices {survivors:?}");
+}
+
+/// The ids of all cases that pass; none may fail or be skipped, and what is not applicable is so by declaration.
+async fn passing_without_a_fault(folder: &TempDir) -> BTreeSet<String> {
+    let (_saboteur, target) = start(None, folder).await;
+    let mut results = run(Arc::clone(&target), Profile::Full, cases::all(), |_| ()).await.cases;
+    for _ in 1..MEASUREMENTS {
+        let slow = results.extract_if(.., |result| result.section == Section::Latency && is_failed(result));
+        let slow: BTreeSet<_> = slow.map(|result| result.id).collect();
+        let again = only(|case| slow.contains(&case.id));
+        results.extend(run(Arc::clone(&target), Profile::Full, again, |_| ()).await.cases);
+    }
+    let declared = ["--trust-ca", "--no-port-443"];
+    let wrong: Vec<_> = results
+        .iter()
+        .filter(|result| match &result.outcome {
+            Outcome::Passed { .. } => false,
+            Outcome::NotApplicable { declared: by } => !declared.contains(&by.as_str()),
+            Outcome::Failed { .. } | Outcome::Skipped { .. } => true,
+        })
+        .map(|result| format!("{}: {:?}", result.id, result.outcome))
+        .collect();
+    assert!(wrong.is_empty(), "false alarms:\n{}", wrong.join("\n"));
+    let passed = results.into_iter().filter(|result| matches!(result.outcome, Outcome::Passed { .. }));
+    passed.map(|result| result.id).collect()
+}
+
+/// The cases that fail with the fault and pass without it, among those that check a requirement that it breaks: all
+/// of them, or where that takes long those that were found until then.
+async fn catchers(fault: Fault, folder: &TempDir, passing: &BTreeSet<String>) -> Vec<CaseResult> {
+    let checks = |case: &Case| fault.requirements().iter().any(|id| case.requirements.contains(id));
+    let (saboteur, target) = start(Some(fault), folder).await;
+    let (mut caught, is_caught) = (Vec::new(), Notify::new());
+    let cases = only(|case| checks(case) && passing.contains(&case.id));
+    let progress = |result: &CaseResult| {
+        if is_failed(result) {
+            caught.push(result.clone());
+            is_caught.notify_one();
+        }
+    };
+    let is_enough = async {
+        tokio::time::sleep(LONG).await;
+        is_caught.notified().await;
+    };
+    tokio::select! {
+        _ = run(target, Profile::Full, cases, progress) => {}
+        () = is_enough => {}
+    }
+    drop(saboteur);
+    caught
+}
+
+async fn start(fault: Option<Fault>, folder: &TempDir) -> (Saboteur, Arc<Target>) {
+    let saboteur = Saboteur::start(fault).await;
+    let target = target_args(&saboteur, folder.path()).target().await.unwrap();
+    (saboteur, Arc::new(target))
+}
+
+fn is_failed(result: &CaseResult) -> bool {
+    matches!(result.outcome, Outcome::Failed { .. })
+}
+
+fn breaks(fault: Fault, one: &str, other: &str) -> bool {
+    fault.requirements().iter().any(|id| id.contains(one) || id.contains(other))
+}
+
+fn only(is_wanted: impl Fn(&Case) -> bool) -> Vec<Case> {
+    cases::all().into_iter().filter(is_wanted).collect()
+}
+
+fn target_args(saboteur: &Saboteur, folder: &Path) -> TargetArgs {
+    let certificates = folder.join("certificates");
+    saboteur.write_certificates(&certificates).unwrap();
+    let [main, second] = STORES;
+    // The suite appends the action, such as `hsm-failing`, which becomes the path /hsm/failing.
+    let hook = format!(
+        r#"act() {{ curl -sf -X POST "http://{}/${{1%%-*}}/${{1#*-}}"; }}; act"#,
+        saboteur.control_addr()
+    );
+    let arguments = [
+        ("--endpoint", format!("https://{HOST}:{}", saboteur.addr().port())),
+        ("--resolve", saboteur.addr().to_string()),
+        ("--trust-ca", certificates.join("ca.pem").display().to_string()),
+        ("--uri-prefix", main.uri_path_prefix.to_owned()),
+        ("--access-key-id", main.credential.access_key_id.to_owned()),
+        ("--secret-access-key", main.credential.secret_access_key.to_owned()),
+        ("--next-access-key-id", main.next_credential.access_key_id.to_owned()),
+        ("--next-secret-access-key", main.next_credential.secret_access_key.to_owned()),
+        ("--region", setup::REGION.to_owned()),
+        ("--key-id", keys::USABLE.to_owned()),
+        ("--second-key-id", keys::SECOND.to_owned()),
+        ("--encrypt-only-key-id", keys::ENCRYPT_ONLY.to_owned()),
+        ("--decrypt-only-key-id", keys::DECRYPT_ONLY.to_owned()),
+        ("--impotent-key-id", keys::IMPOTENT.to_owned()),
+        ("--disabled-key-id", keys::DISABLED.to_owned()),
+        ("--second-uri-prefix", second.uri_path_prefix.to_owned()),
+        ("--second-access-key-id", second.credential.access_key_id.to_owned()),
+        ("--second-secret-access-key", second.credential.secret_access_key.to_owned()),
+        ("--second-store-key-id", keys::OTHER_STORE.to_owned()),
+        ("--ping-path", setup::PING_PATH.to_owned()),
+        ("--mtls-address", saboteur.mtls_addr().to_string()),
+        ("--client-certs", certificates.display().to_string()),
+        ("--hook", hook),
+    ];
+    let words = arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    let words = ["xks-conformance".to_owned()].into_iter().chain(words).chain(["--no-port-443".to_owned()]);
+    CommandLine::parse_from(words).target
+}
+
+/// To the terminal itself: what a passing test prints with `println!` is not shown.
+fn print(matrix: &[(Fault, Vec<CaseResult>)]) {
+    let mut text = String::new();
+    for (fault, by) in matrix {
+        let heaviest = by.iter().map(|result| result.level).max().map_or("SURVIVES", Level::name);
+        let ids: Vec<_> = by.iter().take(SHOWN).map(|result| &*result.id).collect();
+        let more = if by.len() > SHOWN { format!(" and {} more", by.len() - SHOWN) } else { String::new() };
+        text += &format!("{:36} {heaviest:8} {}{more}\n", fault.name(), ids.join(" "));
+    }
+    let caught = matrix.iter().filter(|(_, by)| !by.is_empty()).count();
+    text += &format!("{caught} of {} faults caught\n", matrix.len());
+    std::io::stdout().write_all(text.as_bytes()).unwrap();
+}
