@@ -55,7 +55,7 @@ pub async fn run(target: &Target) -> Result<Vec<CaseResult>, Fault> {
         judged(
             "iv-uniqueness",
             Level::Must,
-            "no IV repeats under one key",
+            "no IV repeats under one key, among 50,000 answers at least",
             repeated == 0 && summary.ok >= ENCRYPTS / 2,
             &format!("{repeated} repeated among {}", summary.ok),
         ),
