@@ -156,6 +156,11 @@ fn pair(rules: &[String; 2]) -> Row {
     row(&[rules[0].as_str(), rules[1].as_str()])
 }
 
+/// An event at the beginning of an encryption, and one at the end of a decryption: a probe's or a request's.
+fn events(event: &str) -> Vec<Row> {
+    ["C_EncryptInit", "C_Decrypt"].map(|call| row(&[&format!("{call} {event}")]).once()).into()
+}
+
 /// The rows of one fault. A fault without rows does not compile.
 pub(super) fn rows(kind: FaultKind) -> Vec<Row> {
     match kind {
@@ -169,9 +174,11 @@ pub(super) fn rows(kind: FaultKind) -> Vec<Row> {
         FaultKind::ForwardThenFail => {
             let codes = ["CKR_GENERAL_ERROR", "CKR_FUNCTION_FAILED", "CKR_DEVICE_ERROR"];
             let rules = |code| format!("forward_then_fail={code}{}", scope_of(code));
-            let mut rows: Vec<_> = codes.iter().map(|code| pair(&works(&rules(code)))).collect();
-            rows.push(pair(&inits(&rules(codes[0]))));
-            rows.into_iter().map(|row| row.uses(INTERNAL)).collect()
+            let rows = codes.iter().map(|code| pair(&works(&rules(code))));
+            let mut rows: Vec<_> = rows.map(|row| row.uses(INTERNAL)).collect();
+            // Leaves the keeper's session in the middle of an operation too: it connects anew.
+            rows.push(pair(&inits(&rules(codes[0]))).metadata(OK_OR_INTERNAL).uses(INTERNAL));
+            rows
         }
         FaultKind::Abort => {
             vec![Row { needs_restart: true, ..pair(&works("abort label=demo")).uses(NONE) }.of_module()]
@@ -179,13 +186,9 @@ pub(super) fn rows(kind: FaultKind) -> Vec<Row> {
         FaultKind::Busy => {
             vec![row(&["* busy"]).uses(INTERNAL), row(&["* busy=CKR_DEVICE_MEMORY"]).uses(INTERNAL)]
         }
-        FaultKind::DropSessions => {
-            vec![pair(&inits("drop_sessions")).once(), pair(&works("drop_sessions")).once()]
-        }
-        FaultKind::ForgetLogins => {
-            vec![pair(&inits("forget_logins")).once(), pair(&works("forget_logins")).once()]
-        }
-        FaultKind::InvalidateHandles => vec![pair(&inits("invalidate_handles")).once()],
+        FaultKind::DropSessions => events("drop_sessions"),
+        FaultKind::ForgetLogins => events("forget_logins"),
+        FaultKind::InvalidateHandles => events("invalidate_handles"),
         // At a new login: a module that changes handles while they are in use has no defence.
         FaultKind::PermuteHandles => {
             let lost = "C_EncryptInit fail=CKR_TOKEN_NOT_PRESENT label=xks-health times=1";
