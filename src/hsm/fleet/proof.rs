@@ -155,15 +155,21 @@ impl Fleet {
         // Nothing to do while the indexes are those that all was proven with. What one token lacks depends on the others.
         let mut settled = vec![Vec::new(); self.members.len()];
         loop {
+            let mut has_looked = false;
             for (member, settled) in settled.iter_mut().enumerate() {
                 let generations: Vec<_> =
                     self.members.iter().map(|token| token.indexed_generation()).collect();
                 if generations[member].is_some() && *settled != generations {
+                    has_looked = true;
                     if self.settle(member).await {
                         *settled = generations;
+                        self.is_prepared.store(true, Ordering::Release);
                     }
-                    self.is_prepared.store(true, Ordering::Release);
                 }
+            }
+            // Ready with what there is, but not while the first token hangs and the second has yet to prove its keys.
+            if has_looked {
+                self.is_prepared.store(true, Ordering::Release);
             }
             sleep(if self.is_prepared() { WATCH_INTERVAL } else { FIRST_WATCH_INTERVAL }).await;
         }
