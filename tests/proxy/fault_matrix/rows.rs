@@ -176,8 +176,9 @@ pub(super) fn rows(kind: FaultKind) -> Vec<Row> {
             let rules = |code| format!("forward_then_fail={code}{}", scope_of(code));
             let rows = codes.iter().map(|code| pair(&works(&rules(code))));
             let mut rows: Vec<_> = rows.map(|row| row.uses(INTERNAL)).collect();
-            // Leaves the keeper's session in the middle of an operation too: it connects anew.
-            rows.push(pair(&inits(&rules(codes[0]))).metadata(OK_OR_INTERNAL).uses(INTERNAL));
+            // Leaves the session in the middle of an operation.
+            let began = pair(&inits(&format!("forward_then_fail={} label=demo", codes[0])));
+            rows.push(began.uses(INTERNAL));
             rows
         }
         FaultKind::Abort => {
