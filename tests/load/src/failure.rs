@@ -24,6 +24,14 @@ pub enum Failure {
     Unsigned(String),
 }
 
+impl Failure {
+    /// Whether the target said that it has too much to do (specification, ThrottlingException).
+    #[must_use]
+    pub fn is_throttling(&self) -> bool {
+        matches!(self, Self::Refused { error_name, .. } if error_name == "ThrottlingException")
+    }
+}
+
 /// Why no answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Transport {

@@ -113,6 +113,8 @@ pub struct Recorder {
     pub by_operation: [Durations; 4],
     /// Latency of requests that opened a connection of their own, whatever their end.
     pub on_new_connection: Durations,
+    /// Latency of requests that were answered with ThrottlingException: how soon the target refuses what is too much.
+    pub refused: Durations,
     /// Time to open a connection, TLS handshake included.
     pub handshake: Durations,
     /// How late the generator itself was in an open loop: from the scheduled instant to the request's dispatch.
@@ -152,6 +154,7 @@ impl Recorder {
             service: empty.clone(),
             by_operation: std::array::from_fn(|_| empty.clone()),
             on_new_connection: empty.clone(),
+            refused: empty.clone(),
             handshake: empty.clone(),
             dispatch_lag: empty,
             scheduled: 0,
@@ -210,6 +213,9 @@ impl Recorder {
             }
             Err(failure) => {
                 self.second(sample.finished).failed += 1;
+                if failure.is_throttling() {
+                    self.refused.record(latency);
+                }
                 self.count_failure(failure.to_string(), 1);
             }
         }
@@ -249,6 +255,7 @@ impl Recorder {
             mine.add(theirs)?;
         }
         self.on_new_connection.add(&other.on_new_connection)?;
+        self.refused.add(&other.refused)?;
         self.handshake.add(&other.handshake)?;
         self.dispatch_lag.add(&other.dispatch_lag)?;
         self.scheduled += other.scheduled;
@@ -317,6 +324,22 @@ mod tests {
         assert_eq!(both.seconds, [second(4, 2, 2), second(2, 0, 2)]);
         assert_eq!(both.failures, BTreeMap::from([("transport: timeout".to_owned(), 2)]));
         assert_eq!(both.last_finished, Duration::from_millis(700));
+    }
+
+    #[test]
+    fn throttled_requests_have_a_histogram_of_their_own_and_other_refusals_are_not_in_it() {
+        let refused = |error_name: &str| {
+            let error_name = error_name.to_owned();
+            Err(Failure::Refused { status: 429, error_name })
+        };
+        let mut recorder = Recorder::new(0).unwrap();
+        recorder.record(sample(0, 40, Ok(None)));
+        recorder.record(sample(0, 7, refused("ThrottlingException")));
+        recorder.record(sample(0, 90, refused("KmsInternalException")));
+        let mut both = recorder.clone();
+        both.merge(recorder).unwrap();
+        assert_eq!((both.refused.count(), both.latency.count(), both.failed()), (2, 6, 4));
+        assert!((both.refused.max_ms() - 7.0).abs() < 0.01, "{}", both.refused.max_ms());
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub struct Summary {
     pub operations_ms: BTreeMap<Operation, Quantiles>,
     /// Latency of requests that opened a connection of their own.
     pub on_new_connection_ms: Option<Quantiles>,
+    /// Latency of requests that the target answered with ThrottlingException.
+    pub refused_ms: Option<Quantiles>,
     /// Time to open a connection during the measured phase.
     pub handshake_ms: Option<Quantiles>,
     /// How late the generator itself dispatched, in an open loop.
@@ -152,6 +154,7 @@ impl From<&Outcome> for Summary {
                 .filter_map(|operation| Some((operation, used(&recorder.by_operation[operation as usize])?)))
                 .collect(),
             on_new_connection_ms: used(&recorder.on_new_connection),
+            refused_ms: used(&recorder.refused),
             handshake_ms: used(&recorder.handshake),
             dispatch_lag_ms: used(&recorder.dispatch_lag),
             failures: recorder.failures.clone(),
@@ -225,6 +228,9 @@ impl Summary {
         }
         if let Some(quantiles) = &self.on_new_connection_ms {
             write_row(out, "  on a new connection", quantiles)?;
+        }
+        if let Some(quantiles) = &self.refused_ms {
+            write_row(out, "  ThrottlingException", quantiles)?;
         }
         write_row(out, "service time from send", &self.service_ms)?;
         if let Some(quantiles) = &self.handshake_ms {

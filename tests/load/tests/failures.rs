@@ -34,6 +34,7 @@ fn refusals_count_by_status_and_error_name_and_cut_connections_are_reopened() {
     ];
     assert_eq!(outcome.recorder.failures, counts(&expected));
     assert_eq!((outcome.recorder.ok, outcome.recorder.reconnects), (140, 20));
+    assert_eq!(Summary::from(&outcome).refused_ms.unwrap().count, 20);
     let breaches = |allow_errors| {
         let limits = Limits { allow_errors, ..Limits::default() };
         Summary::from(&outcome).breaches(&limits, None)
