@@ -137,6 +137,7 @@ fn load_args(target: &Target) -> LoadArgs {
         secret_access_key: Some(proxy.secret_access_key.to_string()),
         region: proxy.region.clone(),
         key_id: vec![target.key_id.clone()],
+        stores_file: None,
         key_id_pattern: None,
         trust_ca: target.args.trust_ca.clone(),
         client_cert: target.args.client_cert.clone(),

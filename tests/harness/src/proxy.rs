@@ -1,5 +1,6 @@
 //! The real proxy as a process of its own.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -85,6 +86,11 @@ pub struct Setup {
     pub arguments: Vec<String>,
     /// Environment variables of the proxy's process.
     pub process_environment: Vec<(String, String)>,
+    /// Words before the proxy's command, which become the proxy by exec: `taskset -c 0`.
+    pub launcher: Vec<String>,
+    /// The log goes to a file that nobody reads after the start ([`Proxy::log_file`]), as a benchmark wants it: following it
+    /// costs the test's process time and memory.
+    pub logs_to_file: bool,
 }
 
 impl Default for Setup {
@@ -114,6 +120,8 @@ impl Default for Setup {
             more: String::new(),
             arguments: Vec::new(),
             process_environment: Vec::new(),
+            launcher: Vec::new(),
+            logs_to_file: false,
         }
     }
 }
@@ -219,12 +227,51 @@ pub struct Proxy {
     pub ping: SocketAddr,
 }
 
+/// The log in the proxy's folder, where the set-up wants a file.
+const LOG_FILE: &str = "log";
+/// The listeners, by their purpose in the log.
+const PURPOSES: [&str; 3] = ["KMS", "operators", "load balancers"];
+
 /// What the proxy has logged so far, line by line.
 #[derive(Default)]
 struct Log {
     lines: Mutex<Vec<Value>>,
     grew: Condvar,
     is_stuck: AtomicBool,
+}
+
+impl Log {
+    /// Keeps each line until the output ends.
+    fn follow(&self, output: impl BufRead) {
+        for line in output.lines().map_while(Result::ok) {
+            while self.is_stuck.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            self.keep(line);
+        }
+    }
+
+    /// Keeps the lines up to those that say where the proxy listens, or until it has ended.
+    fn read_start_of(&self, file: &Path, child: &mut Child) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let has_ended = child.try_wait().unwrap().is_some();
+            let text = fs::read_to_string(file).unwrap();
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            let listens = whole.lines().filter(|line| line.contains("\"listening\"")).count();
+            if listens >= PURPOSES.len() || has_ended || Instant::now() > until {
+                whole.lines().for_each(|line| self.keep(line.to_owned()));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn keep(&self, line: String) {
+        let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+        self.lines.lock().unwrap().push(value);
+        self.grew.notify_all();
+    }
 }
 
 impl Proxy {
@@ -263,32 +310,37 @@ impl Proxy {
 
     fn launch(folder: TempDir, config: &Path, setup: &Setup, token: Arc<SoftHsm>) -> Self {
         let stderr = fs::File::create(folder.path().join("stderr")).unwrap();
-        let mut child = Command::new(program("xks-proxy"))
+        let proxy = program("xks-proxy").into_os_string();
+        let mut words = setup.launcher.iter().map(OsString::from).chain([proxy]);
+        let stdout = if setup.logs_to_file {
+            // Appended to, so that it may be cut while the proxy writes.
+            let file = fs::OpenOptions::new().create(true).append(true).open(folder.path().join(LOG_FILE));
+            Stdio::from(file.unwrap())
+        } else {
+            Stdio::piped()
+        };
+        let mut child = Command::new(words.next().unwrap())
+            .args(words)
             .arg("serve")
             .arg("--config")
             .arg(config)
             .args(&setup.arguments)
             .envs(setup.process_environment.iter().map(|(name, value)| (name, value)))
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(stderr)
             .spawn()
             .unwrap();
         let log = Arc::new(Log::default());
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let reader_log = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                while reader_log.is_stuck.load(Ordering::Acquire) {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                reader_log.lines.lock().unwrap().push(value);
-                reader_log.grew.notify_all();
+        match child.stdout.take() {
+            Some(output) => {
+                let reader_log = Arc::clone(&log);
+                std::thread::spawn(move || reader_log.follow(BufReader::new(output)));
             }
-        });
+            None => log.read_start_of(&folder.path().join(LOG_FILE), &mut child),
+        }
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut proxy = Self { child, log, folder, token, address: nowhere, admin: nowhere, ping: nowhere };
-        for (purpose, which) in [("KMS", 0), ("operators", 1), ("load balancers", 2)] {
+        for (which, purpose) in PURPOSES.into_iter().enumerate() {
             let line =
                 proxy.wait_for_log(|line| line["message"] == "listening" && line["purpose"] == purpose);
             let address = line["address"].as_str().unwrap().parse().unwrap();
@@ -339,6 +391,12 @@ impl Proxy {
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The log, where the set-up wants a file. It may be cut at any time.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.path().join(LOG_FILE)
     }
 
     /// Process id.

@@ -159,8 +159,8 @@ impl Engine {
         let connections = plan.connections;
         let prepared = prepare(target, &connector, &envelope, settings, connections, plan.timeout);
         let workload = event_loop()?.block_on(prepared)?;
-        let signer = Arc::clone(&target.signer);
-        let shared = Shared { plan, workload, connector, envelope, signer, budget: AtomicU64::new(0) };
+        let stores = Arc::clone(&target.stores);
+        let shared = Shared { plan, workload, connector, envelope, stores, budget: AtomicU64::new(0) };
         Ok(Self { shared: Arc::new(shared), process_id: target.process_id })
     }
 

@@ -62,13 +62,13 @@ fn serve_echo(args: &EchoArgs) -> Result<(), Fault> {
 /// Prepares a target for the run that `args` describe.
 fn ready(args: &RunArgs, target_args: &TargetArgs) -> Result<(Target, Engine), Fault> {
     let target = target_args.target()?;
-    let engine = Engine::prepare(&target, &args.workload(target.key_ids.len()), args.plan()?)?;
+    let engine = Engine::prepare(&target, &args.workload(target.key_count()), args.plan()?)?;
     Ok((target, engine))
 }
 
 fn run_alone(args: &RunArgs) -> Result<Vec<String>, Fault> {
     let (target, engine) = ready(args, &args.target)?;
-    let keys = target.key_ids.len();
+    let keys = target.key_count();
     say(&format!("{} at {}: {}\n", target.host, target.address, args.headline(keys)))?;
     let outcome = engine.run()?;
     let summary = Summary::from(&outcome);
@@ -84,7 +84,7 @@ fn run_alone(args: &RunArgs) -> Result<Vec<String>, Fault> {
 fn run_versus(args: &RunArgs, file: &Path) -> Result<Vec<String>, Fault> {
     let (target_a, engine_a) = ready(args, &args.target)?;
     let (target_b, engine_b) = ready(args, &args.target.overlaid(&read_names(file)?)?)?;
-    let keys = target_a.key_ids.len();
+    let keys = target_a.key_count();
     say(&format!(
         "A: {} at {}\nB: {} at {}",
         target_a.host, target_a.address, target_b.host, target_b.address
@@ -126,7 +126,8 @@ fn described(target: &Target) -> Value {
     json!({
         "host": target.host,
         "address": target.address.to_string(),
-        "uriPrefix": target.uri_prefix,
+        "uriPrefix": target.stores[0].uri_prefix,
+        "stores": target.stores.len(),
         "keys": target.key_ids.len(),
         "processId": target.process_id,
     })

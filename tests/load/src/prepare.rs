@@ -10,8 +10,7 @@ use crate::check::{encrypt_answer, judge};
 use crate::client::{Connector, Line};
 use crate::failure::{Failure, Transport};
 use crate::request::Envelope;
-use crate::sign::Signer;
-use crate::target::Target;
+use crate::target::{Store, Target};
 use crate::workload::{Builder, EncryptDraft, Operation, Prepared, Workload, WorkloadSettings};
 
 /// A workload that cannot be prepared.
@@ -43,7 +42,7 @@ pub async fn prepare(
     connections: u32,
     timeout: Duration,
 ) -> Result<Workload, PrepareError> {
-    let mut builder = Builder::new(settings, &target.uri_prefix, &target.key_ids);
+    let mut builder = Builder::new(settings, &target.stores, &target.key_ids);
     let wants = |operation| settings.mix.weight(operation) > 0;
     let drafts: Vec<EncryptDraft> = (0..settings.pool).map(|index| builder.encrypt(index)).collect();
     let mut requests = Vec::new();
@@ -63,7 +62,7 @@ pub async fn prepare(
         requests.extend((0..settings.pool).map(|index| builder.metadata(index)));
     }
     if wants(Operation::Health) {
-        requests.extend((0..settings.pool).map(|_| builder.health()));
+        requests.extend((0..settings.pool).map(|index| builder.health(index)));
     }
     Ok(Workload::new(settings.mix, settings.pool, requests))
 }
@@ -86,14 +85,14 @@ async fn encrypt_all(
     let mut tasks = JoinSet::new();
     for lane in 0..lanes {
         let requests = Arc::clone(&requests);
-        let signer = Arc::clone(&target.signer);
+        let stores = Arc::clone(&target.stores);
         let envelope = envelope.clone();
         let line = Line::new(connector.clone());
         tasks.spawn(async move {
             let mut answers = Vec::new();
             for index in (lane..requests.len()).step_by(lanes) {
                 let prepared = &requests[index];
-                let exchange = exchange_once(&line, &envelope, &signer, prepared);
+                let exchange = exchange_once(&line, &envelope, &stores, prepared);
                 let answer = tokio::time::timeout(timeout, exchange).await;
                 let answer = answer.unwrap_or(Err(Transport::Timeout.into()));
                 answers.push((index, answer.map_err(|failure| encrypt_error(prepared, failure))?));
@@ -113,11 +112,12 @@ async fn encrypt_all(
 async fn exchange_once(
     line: &Line,
     envelope: &Envelope,
-    signer: &Signer,
+    stores: &[Store],
     prepared: &Prepared,
 ) -> Result<Bytes, Failure> {
     let unsigned = |error: &dyn std::fmt::Display| Failure::Unsigned(error.to_string());
     let uri = envelope.uri(&prepared.path).map_err(|error| unsigned(&error))?;
+    let signer = &stores[prepared.store].signer;
     let signature =
         signer.sign(&prepared.path, &prepared.body, SystemTime::now()).map_err(|error| unsigned(&error))?;
     let mut sender = line.lease().await?.sender;

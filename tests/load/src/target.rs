@@ -29,6 +29,10 @@ pub struct TargetArgs {
     /// AWS Region in the credential scope
     #[arg(long, env = "REGION", default_value = "us-east-1")]
     pub region: String,
+    /// Further stores of the same proxy, one a line: URI_PREFIX ACCESS_KEY_ID SECRET_ACCESS_KEY. Requests are dealt out
+    /// over all, for the same external key ids
+    #[arg(long, env = "STORES_FILE", value_name = "FILE")]
+    pub stores_file: Option<PathBuf>,
     /// External key id; repeatable
     #[arg(long, env = "KEY_ID")]
     pub key_id: Vec<String>,
@@ -63,6 +67,15 @@ pub enum TargetError {
     Invalid(String),
 }
 
+/// A key store of a target, as its client knows it.
+#[derive(Debug)]
+pub struct Store {
+    /// Path before `/kms/xks/v1`: empty, or with a leading slash.
+    pub uri_prefix: String,
+    /// Makes the signatures.
+    pub signer: Signer,
+}
+
 /// A target ready for use. Its name is resolved once, so that no run measures the DNS.
 #[derive(Debug)]
 pub struct Target {
@@ -72,9 +85,9 @@ pub struct Target {
     pub server_name: ServerName<'static>,
     /// Where to connect.
     pub address: SocketAddr,
-    /// Path before `/kms/xks/v1`: empty, or with a leading slash.
-    pub uri_prefix: String,
-    /// External key ids, at least one.
+    /// Its stores, at least one.
+    pub stores: Arc<Vec<Store>>,
+    /// External key ids of each store, at least one.
     pub key_ids: Vec<String>,
     /// Roots to trust; otherwise the system's.
     pub trust_ca: Option<PathBuf>,
@@ -82,8 +95,14 @@ pub struct Target {
     pub client_identity: Option<(PathBuf, PathBuf)>,
     /// The proxy's process on this machine.
     pub process_id: Option<u32>,
-    /// Makes the signatures.
-    pub signer: Arc<Signer>,
+}
+
+impl Target {
+    /// Keys of all stores together.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.stores.len() * self.key_ids.len()
+    }
 }
 
 /// Most keys that a pattern may name.
@@ -108,6 +127,7 @@ impl TargetArgs {
                 "SIGV4_ACCESS_KEY_ID" => args.access_key_id = text(),
                 "SIGV4_SECRET_ACCESS_KEY" => args.secret_access_key = text(),
                 "REGION" => args.region.clone_from(value),
+                "STORES_FILE" => args.stores_file = file(),
                 "KEY_ID" => {
                     args.key_id = vec![value.clone()];
                     args.key_id_pattern = None;
@@ -155,14 +175,22 @@ impl TargetArgs {
         let (name, port) = split_host(host)?;
         // A client leaves the default port out of the Host header, and so out of the signature.
         let host = if port == 443 { name.to_owned() } else { host.to_owned() };
-        let prefix = self.uri_prefix.trim_matches('/');
+        let store = |prefix: &str, access_key_id: &str, secret_access_key: &str| {
+            let prefix = prefix.trim_matches('/');
+            let uri_prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+            Store { uri_prefix, signer: Signer::new(access_key_id, secret_access_key, &self.region, &host) }
+        };
+        let mut stores = vec![store(&self.uri_prefix, access_key_id, secret_access_key)];
+        if let Some(file) = &self.stores_file {
+            let further = read_stores(file)?;
+            stores.extend(further.iter().map(|[prefix, id, secret]| store(prefix, id, secret)));
+        }
         Ok(Target {
-            signer: Arc::new(Signer::new(access_key_id, secret_access_key, &self.region, &host)),
+            stores: Arc::new(stores),
             server_name: ServerName::try_from(name.trim_matches(['[', ']']).to_owned())
                 .map_err(|_| invalid("host", name))?,
             address: self.address(name, port)?,
             host,
-            uri_prefix: if prefix.is_empty() { String::new() } else { format!("/{prefix}") },
             key_ids: self.key_ids()?,
             trust_ca: self.trust_ca.clone(),
             client_identity: self.client_cert.clone().zip(self.client_key.clone()),
@@ -234,6 +262,21 @@ fn expand(pattern: &str) -> Result<Vec<String>, TargetError> {
     Ok((low..=high).map(|number| format!("{before}{number:0width$}{after}")).collect())
 }
 
+/// Reads prefix, access key id and secret access key of each line. A line is never shown: it holds a secret.
+fn read_stores(file: &Path) -> Result<Vec<[String; 3]>, TargetError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| TargetError::Invalid(format!("{}: {error}", file.display())))?;
+    let mut stores = Vec::new();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+        stores.push(words.try_into().map_err(|_| {
+            let place = format!("{}, line {}", file.display(), index + 1);
+            TargetError::Invalid(format!("{place}: expected URI_PREFIX ACCESS_KEY_ID SECRET_ACCESS_KEY"))
+        })?);
+    }
+    Ok(stores)
+}
+
 /// Reads a file of `NAME=VALUE` lines as a shell would: comments, `export` and matching quotes are taken off.
 ///
 /// # Errors
@@ -290,9 +333,24 @@ mod tests {
         let target = args(&["--host", "xks.example.com:443", "--resolve", resolve]).target().unwrap();
         assert_eq!((target.host.as_str(), target.address.port()), ("xks.example.com", 8443));
         let target = args(&["--host", "127.0.0.1:9443", "--uri-prefix", "a/b"]).target().unwrap();
-        assert_eq!((target.host.as_str(), target.uri_prefix.as_str()), ("127.0.0.1:9443", "/a/b"));
+        assert_eq!((target.host.as_str(), target.stores[0].uri_prefix.as_str()), ("127.0.0.1:9443", "/a/b"));
         let target = args(&["--host", "[::1]"]).target().unwrap();
         assert_eq!(target.address.to_string(), "[::1]:443");
+    }
+
+    #[test]
+    fn further_stores_are_read_and_a_fault_shows_no_secret() {
+        let file = std::env::temp_dir().join(format!("xks-load-stores-{}", std::process::id()));
+        let path = file.to_str().unwrap();
+        std::fs::write(&file, "/b AKIDB secret-b\n\nc AKIDC secret-c\n").unwrap();
+        let target = args(&["--host", "127.0.0.1:1", "--uri-prefix", "a", "--stores-file", path]).target();
+        std::fs::write(&file, "/b AKIDB\n/c hunter2 hunter2 hunter2\n").unwrap();
+        let fault = args(&["--host", "127.0.0.1:1", "--stores-file", path]).target().unwrap_err().to_string();
+        std::fs::remove_file(&file).unwrap();
+        let target = target.unwrap();
+        let prefixes: Vec<_> = target.stores.iter().map(|store| store.uri_prefix.as_str()).collect();
+        assert_eq!(prefixes, ["/a", "/b", "/c"]);
+        assert!(fault.contains("line 1") && !fault.contains("AKIDB"), "{fault}");
     }
 
     #[test]

@@ -19,7 +19,8 @@ use crate::measure::{MAX_IVS, Recorder, Sample};
 use crate::pacer::Pacer;
 use crate::request::Envelope;
 use crate::schedule::Schedule;
-use crate::sign::{Signature, Signer};
+use crate::sign::Signature;
+use crate::target::Store;
 use crate::workload::{Chooser, Workload, request_id};
 
 /// A pause after a connection could not be opened, so that a closed loop does not spin on a target that is down.
@@ -39,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) workload: Workload,
     pub(crate) connector: Connector,
     pub(crate) envelope: Envelope,
-    pub(crate) signer: Arc<Signer>,
+    pub(crate) stores: Arc<Vec<Store>>,
     /// Measured requests that may still be started.
     pub(crate) budget: AtomicU64,
 }
@@ -92,7 +93,8 @@ impl Worker {
         let mut signatures = Vec::new();
         if plan.presign.is_some() {
             for prepared in requests {
-                let signature = shared.signer.sign(&prepared.path, &prepared.body, SystemTime::now())?;
+                let signer = &shared.stores[prepared.store].signer;
+                let signature = signer.sign(&prepared.path, &prepared.body, SystemTime::now())?;
                 signatures.push((Instant::now(), signature));
             }
         }
@@ -303,8 +305,9 @@ impl Worker {
 
     fn request(&self, index: usize) -> Result<Request<Full<Bytes>>, Failure> {
         let prepared = &self.shared.workload.requests()[index];
+        let signer = &self.shared.stores[prepared.store].signer;
         let sign = |body: &[u8]| {
-            let signature = self.shared.signer.sign(&prepared.path, body, SystemTime::now());
+            let signature = signer.sign(&prepared.path, body, SystemTime::now());
             signature.map_err(|error| Failure::Unsigned(error.to_string()))
         };
         let (body, signature) = match self.shared.plan.presign {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::check::{EncryptAnswer, Expect};
+use crate::target::Store;
 
 /// An operation of the XKS proxy API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -115,7 +116,7 @@ pub struct WorkloadSettings {
     pub aad_bytes: usize,
     /// Whether encrypts ask for a ciphertext data integrity value.
     pub cdiv: bool,
-    /// Distinct requests per operation.
+    /// Distinct requests per operation: at least one for each key of each store, if all are to be reached.
     pub pool: usize,
     /// `awsPrincipalArn` of the request metadata.
     pub principal_arn: String,
@@ -130,6 +131,8 @@ pub struct WorkloadSettings {
 pub struct Prepared {
     /// Its operation.
     pub operation: Operation,
+    /// Number of the store that it is for.
+    pub store: usize,
     /// Path of the URI.
     pub path: String,
     /// JSON body.
@@ -194,7 +197,7 @@ impl Chooser {
 /// Builds the bodies of a run.
 pub(crate) struct Builder<'a> {
     settings: &'a WorkloadSettings,
-    uri_prefix: &'a str,
+    stores: &'a [Store],
     key_ids: &'a [String],
     rng: fastrand::Rng,
 }
@@ -202,19 +205,19 @@ pub(crate) struct Builder<'a> {
 /// An encrypt of the pool, with what its decrypt will need.
 pub(crate) struct EncryptDraft {
     pub(crate) prepared: Prepared,
-    key: usize,
+    index: usize,
     plaintext_b64: String,
     aad_b64: Option<String>,
 }
 
 impl<'a> Builder<'a> {
-    pub(crate) fn new(settings: &'a WorkloadSettings, uri_prefix: &'a str, key_ids: &'a [String]) -> Self {
-        Self { settings, uri_prefix, key_ids, rng: fastrand::Rng::with_seed(settings.seed) }
+    pub(crate) fn new(settings: &'a WorkloadSettings, stores: &'a [Store], key_ids: &'a [String]) -> Self {
+        Self { settings, stores, key_ids, rng: fastrand::Rng::with_seed(settings.seed) }
     }
 
-    /// Encrypt number `index` of the pool; the numbers spread over the keys.
+    /// Encrypt number `index` of the pool; the numbers spread over the stores and their keys.
     pub(crate) fn encrypt(&mut self, index: usize) -> EncryptDraft {
-        let key = index % self.key_ids.len();
+        let (store, key) = self.place(index);
         let plaintext = self.random_bytes(self.settings.plaintext_bytes);
         let aad = self.random_bytes(self.settings.aad_bytes);
         let plaintext_b64 = BASE64_STANDARD.encode(&plaintext);
@@ -230,10 +233,10 @@ impl<'a> Builder<'a> {
             plaintext_bytes: plaintext.len(),
             aad: aad.into(),
             cdiv: self.settings.cdiv,
-            key,
+            key: store * self.key_ids.len() + key,
         };
-        let prepared = self.prepared(Operation::Encrypt, key, "GenerateDataKey", fields, expect);
-        EncryptDraft { prepared, key, plaintext_b64, aad_b64 }
+        let prepared = self.prepared(Operation::Encrypt, index, "GenerateDataKey", fields, expect);
+        EncryptDraft { prepared, index, plaintext_b64, aad_b64 }
     }
 
     /// The decrypt of what the target answered to `draft`.
@@ -251,27 +254,26 @@ impl<'a> Builder<'a> {
             fields["additionalAuthenticatedData"] = json!(aad_b64);
         }
         let expect = Expect::Decrypt { plaintext_b64: draft.plaintext_b64.clone() };
-        self.prepared(Operation::Decrypt, draft.key, "Decrypt", fields, expect)
+        self.prepared(Operation::Decrypt, draft.index, "Decrypt", fields, expect)
     }
 
     pub(crate) fn metadata(&mut self, index: usize) -> Prepared {
-        self.prepared(
-            Operation::Metadata,
-            index % self.key_ids.len(),
-            "CreateKey",
-            json!({}),
-            Expect::Metadata,
-        )
+        self.prepared(Operation::Metadata, index, "CreateKey", json!({}), Expect::Metadata)
     }
 
-    pub(crate) fn health(&mut self) -> Prepared {
-        self.prepared(Operation::Health, 0, "KmsHealthCheck", json!({}), Expect::Health)
+    pub(crate) fn health(&mut self, index: usize) -> Prepared {
+        self.prepared(Operation::Health, index, "KmsHealthCheck", json!({}), Expect::Health)
+    }
+
+    /// The store and the key of number `index`: each store in turn, and in each its keys in turn.
+    fn place(&self, index: usize) -> (usize, usize) {
+        (index % self.stores.len(), index / self.stores.len() % self.key_ids.len())
     }
 
     fn prepared(
         &mut self,
         operation: Operation,
-        key: usize,
+        index: usize,
         kms_operation: &str,
         mut fields: Value,
         expect: Expect,
@@ -287,11 +289,14 @@ impl<'a> Builder<'a> {
         fields["requestMetadata"] = metadata;
         let body = fields.to_string();
         let start = body.rfind(&request_id).unwrap_or_default();
+        let (store, key) = self.place(index);
+        let prefix = &self.stores[store].uri_prefix;
         let path = match operation {
-            Operation::Health => format!("{}/kms/xks/v1/health", self.uri_prefix),
-            _ => format!("{}/kms/xks/v1/keys/{}/{}", self.uri_prefix, self.key_ids[key], operation.name()),
+            Operation::Health => format!("{prefix}/kms/xks/v1/health"),
+            _ => format!("{prefix}/kms/xks/v1/keys/{}/{}", self.key_ids[key], operation.name()),
         };
-        Prepared { operation, path, request_id: start..start + request_id.len(), body: body.into(), expect }
+        let request_id = start..start + request_id.len();
+        Prepared { operation, store, path, request_id, body: body.into(), expect }
     }
 
     fn random_bytes(&mut self, length: usize) -> Vec<u8> {
@@ -316,6 +321,15 @@ pub(crate) fn request_id(rng: &mut fastrand::Rng) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sign::Signer;
+
+    fn stores(prefixes: &[&str]) -> Vec<Store> {
+        let store = |prefix: &&str| {
+            let signer = Signer::new("AKID", "secret", "us-east-1", "localhost");
+            Store { uri_prefix: (*prefix).to_owned(), signer }
+        };
+        prefixes.iter().map(store).collect()
+    }
 
     fn settings(mix: &str, aad_bytes: usize) -> WorkloadSettings {
         WorkloadSettings {
@@ -343,9 +357,10 @@ mod tests {
     fn operations_come_by_weight_and_requests_in_turn() {
         let settings = settings("encrypt=75,health=25", 0);
         let keys = ["a".to_owned(), "b".to_owned()];
-        let mut builder = Builder::new(&settings, "", &keys);
+        let stores = stores(&[""]);
+        let mut builder = Builder::new(&settings, &stores, &keys);
         let mut requests: Vec<_> = (0..4).map(|index| builder.encrypt(index).prepared).collect();
-        requests.extend((0..4).map(|_| builder.health()));
+        requests.extend((0..4).map(|index| builder.health(index)));
         let workload = Workload::new(settings.mix, 4, requests);
         let mut chooser = Chooser::new(0, 9);
         let mut counts = [0_u32; 8];
@@ -358,10 +373,34 @@ mod tests {
     }
 
     #[test]
+    fn requests_are_dealt_out_over_every_key_of_every_store() {
+        let (settings, keys) = (settings("encrypt=1", 0), ["a".to_owned(), "b".to_owned()]);
+        let stores = stores(&["/s", "/t"]);
+        let mut builder = Builder::new(&settings, &stores, &keys);
+        let encrypts: Vec<_> = (0..4).map(|index| builder.encrypt(index).prepared).collect();
+        let places: Vec<_> =
+            encrypts.iter().map(|prepared| (prepared.store, prepared.path.as_str())).collect();
+        let path = |store: &str, key: &str| format!("{store}/kms/xks/v1/keys/{key}/encrypt");
+        let expected =
+            [(0, path("/s", "a")), (1, path("/t", "a")), (0, path("/s", "b")), (1, path("/t", "b"))];
+        assert!(
+            places.iter().zip(&expected).all(|(have, want)| have.0 == want.0 && have.1 == want.1),
+            "{places:?}"
+        );
+        let key_of = |prepared: &Prepared| match prepared.expect {
+            Expect::Encrypt { key, .. } => key,
+            _ => usize::MAX,
+        };
+        // An IV may come again under another store's key of the same name, and only there.
+        let distinct: std::collections::BTreeSet<_> = encrypts.iter().map(key_of).collect();
+        assert_eq!(distinct.len(), 4);
+    }
+
+    #[test]
     fn a_body_holds_what_the_specification_asks_for_and_its_request_id_can_be_renewed() {
         let settings = settings("encrypt=1", 16);
         let keys = ["key-1".to_owned()];
-        let prepared = Builder::new(&settings, "/p", &keys).encrypt(0).prepared;
+        let prepared = Builder::new(&settings, &stores(&["/p"]), &keys).encrypt(0).prepared;
         assert_eq!(prepared.path, "/p/kms/xks/v1/keys/key-1/encrypt");
         let body: Value = serde_json::from_slice(&prepared.body).unwrap();
         let id = std::str::from_utf8(&prepared.body[prepared.request_id.clone()]).unwrap();
@@ -372,7 +411,7 @@ mod tests {
         assert_eq!(body["additionalAuthenticatedData"].as_str().unwrap().len(), 24);
         assert_eq!(body["ciphertextDataIntegrityValueAlgorithm"], "SHA_256");
         let bare = WorkloadSettings { cdiv: false, aad_bytes: 0, ..settings };
-        let prepared = Builder::new(&bare, "", &keys).encrypt(0).prepared;
+        let prepared = Builder::new(&bare, &stores(&[""]), &keys).encrypt(0).prepared;
         let body: Value = serde_json::from_slice(&prepared.body).unwrap();
         assert_eq!(body.as_object().unwrap().len(), 3, "{body}");
     }

@@ -39,6 +39,7 @@ pub(crate) fn target(server: &EchoServer) -> Target {
         secret_access_key: Some(SECRET_ACCESS_KEY.to_owned()),
         region: "eu-west-1".to_owned(),
         key_id: vec!["key-0".to_owned(), "key-1".to_owned()],
+        stores_file: None,
         key_id_pattern: None,
         trust_ca: Some(certificate_file(server)),
         client_cert: None,
