@@ -118,6 +118,15 @@ impl Readiness {
             && served.tokens.iter().any(|token| token.health().iter().any(|health| can_serve(health.status)))
     }
 
+    /// Readiness and configuration in one line, for a supervisor's status line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let word = if self.is_ready() { "ready" } else { "not ready (why: /readyz?verbose)" };
+        let configuration = self.configuration.load();
+        let refusal = configuration.refusal.as_ref().map_or("", |_| "; a later one was refused");
+        format!("{word}, configuration {}{refusal}", configuration.generation)
+    }
+
     fn is_refusing(&self) -> bool {
         self.audit.as_ref().is_some_and(|audit| audit.is_refusing())
     }

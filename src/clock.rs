@@ -9,6 +9,14 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Microseconds of the system's monotonic clock (CLOCK_MONOTONIC), which is one for all processes.
+#[must_use]
+pub fn monotonic_micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (secs, nanos) = (u64::try_from(now.tv_sec).unwrap_or(0), u64::try_from(now.tv_nsec).unwrap_or(0));
+    secs.saturating_mul(1_000_000).saturating_add(nanos / 1000)
+}
+
 /// The wall clock, for comparing with what clients and certificates say.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock")]

@@ -4,7 +4,9 @@ mod files;
 mod fixed;
 mod reload;
 mod resolution;
+mod supervisor;
 mod tokens;
+mod watchdog;
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,6 +35,7 @@ use crate::tls::show_chains;
 use files::Snapshot;
 use fixed::Fixed;
 use reload::Reloader;
+use supervisor::Supervisor;
 use tokens::Stores;
 
 /// Why the proxy does not run.
@@ -79,6 +82,7 @@ pub async fn run(
     let rotated = on(SignalKind::hangup())?;
     // A limit on the size of files is then like a full disk, and does not end the process.
     let _size_limit = on(SignalKind::from_raw(SIGXFSZ))?;
+    let supervisor = Arc::new(Supervisor::of_environment());
     let metrics = Arc::new(Metrics::new());
     reload::note_loaded(&metrics);
     let config_files = Snapshot::default().look(&config.files);
@@ -120,9 +124,12 @@ pub async fn run(
     tokio::spawn(count_dropped_lines(metrics, dropped_lines));
     let (switch, drain) = Drain::channel();
     let modules = tokens.modules();
-    let end = tokio::spawn(shut_down(switch, signals, modules, readiness, config.timeouts.lame_duck));
+    let times = (config.timeouts.lame_duck, config.timeouts.drain);
+    let parts = (Arc::clone(&readiness), Arc::clone(&supervisor));
+    let end = tokio::spawn(shut_down(switch, signals, modules, parts, times));
     let reloader = Reloader {
         surroundings,
+        supervisor: Arc::clone(&supervisor),
         state: Arc::clone(&state),
         tokens: Arc::clone(&tokens),
         iv_budget: Arc::clone(&iv_budget),
@@ -133,7 +140,9 @@ pub async fn run(
         watch_interval: config.watch_interval,
         files: config_files,
     };
+    supervisor.ready(&readiness).await;
     tokio::spawn(reloader.run(hangup, force));
+    watch_over(&supervisor, &readiness);
     let left = server::serve(state, listener, drain).await;
     if left > 0 {
         tracing::warn!(connections = left, "connections were still open at the end of the drain time");
@@ -186,8 +195,8 @@ async fn shut_down(
     switch: watch::Sender<bool>,
     (mut terminate, mut interrupt): (Signal, Signal),
     modules: Arc<Modules>,
-    readiness: Arc<Readiness>,
-    lame_duck: Duration,
+    (readiness, supervisor): (Arc<Readiness>, Arc<Supervisor>),
+    (lame_duck, drain): (Duration, Duration),
 ) -> Cause {
     let cause = tokio::select! {
         _ = terminate.recv() => Cause::Signal,
@@ -199,6 +208,7 @@ async fn shut_down(
         lame_duck_secs = lame_duck.as_secs(),
         "stopping: not ready any more; new connections are still served for the lame-duck time"
     );
+    supervisor.stopping(lame_duck, drain).await;
     tokio::select! {
         () = tokio::time::sleep(lame_duck) => {}
         _ = terminate.recv() => {}
@@ -207,6 +217,18 @@ async fn shut_down(
     switch.send_replace(true);
     tracing::info!("draining: no new connections; those that are open are told to close");
     cause
+}
+
+/// Has the supervisor told how ready the process is, and, where it listens for that, that the process gets work done: what is
+/// asked each time is what load balancers ask. An HSM that is absent is no reason to end the process.
+fn watch_over(supervisor: &Arc<Supervisor>, readiness: &Arc<Readiness>) {
+    tokio::spawn(Arc::clone(supervisor).show_status(Arc::clone(readiness)));
+    let Some(timeout) = supervisor.watchdog_timeout() else { return };
+    let (supervisor, readiness) = (Arc::clone(supervisor), Arc::clone(readiness));
+    tokio::spawn(async move {
+        let answers = move || drop(readiness.summary());
+        watchdog::watch(timeout, answers, || supervisor.alive()).await;
+    });
 }
 
 /// Watches over the audit log; on SIGHUP it changes to a new file, where the one before was moved away.

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::files::Snapshot;
 use super::fixed::Fixed;
 use super::resolution;
+use super::supervisor::Supervisor;
 use super::tokens::{Stores, Tokens};
 use crate::admin::Configuration;
 use crate::clock;
@@ -117,6 +118,7 @@ impl Refusal {
 /// Who reloads, and what it must know of the configuration that holds.
 pub(super) struct Reloader {
     pub(super) surroundings: Surroundings,
+    pub(super) supervisor: Arc<Supervisor>,
     pub(super) state: Arc<State>,
     pub(super) tokens: Arc<Tokens>,
     pub(super) iv_budget: Arc<IvBudget>,
@@ -140,7 +142,9 @@ impl Reloader {
                 _ = hangup.recv() => Trigger::Hangup,
                 () = changed(&self.files, self.watch_interval) => Trigger::Files,
             };
+            self.supervisor.reloading().await;
             self.reload(trigger).await;
+            self.supervisor.ready(&self.state.readiness).await;
         }
     }
 

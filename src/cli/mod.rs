@@ -51,6 +51,8 @@ enum Command {
     /// SIGHUP loads the configuration anew, and so does a change of its files. One that is at fault changes nothing. SIGUSR1
     /// is SIGHUP where keys that can be used now may be lost.
     ///
+    /// Started by systemd with Type=notify it says when it is ready, reloading and stopping, and gives the watchdog signs of life.
+    ///
     /// Where a token comes back only after its PKCS#11 module is finalised, and a call that never returns is inside the module,
     /// it does the same by itself and exits with 75: have the supervisor start it again (systemd: Restart=on-failure). Other
     /// exit codes: 1 if it cannot serve, 2 if the command line or the configuration is wrong.

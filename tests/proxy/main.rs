@@ -25,6 +25,7 @@ mod quotas;
 mod reload;
 mod shutdown;
 mod signatures;
+mod supervisor;
 mod tokens;
 mod transport;
 mod versions;

@@ -6,4 +6,4 @@ mod faults;
 mod files;
 mod hsm;
 mod load;
-mod rig;
+pub(crate) mod rig;
