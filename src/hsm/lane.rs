@@ -10,7 +10,7 @@ use super::ckr::{self, Meaning};
 use super::connection::Connection;
 use super::gcm::Failure;
 use super::keys::{self, IvGuard, KeyEntry};
-use super::session::{Access, Session};
+use super::session::Session;
 use super::{HsmError, KeyAttributes, OnIv, Permit, Plaintext, Sealed};
 use crate::clock;
 use crate::metrics::TokenMetrics;
@@ -235,7 +235,8 @@ impl Lane {
     }
 
     fn open_session(&mut self) -> Result<(), Failure> {
-        let opened = self.connection.module.open_session(self.connection.slot, Access::ReadOnly);
+        let access = self.connection.profile.access_to_use_keys();
+        let opened = self.connection.module.open_session(self.connection.slot, access);
         self.session = Some(opened.map_err(|code| ("C_OpenSession", code))?);
         Ok(())
     }

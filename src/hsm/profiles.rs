@@ -8,6 +8,7 @@ use cryptoki::error::RvError;
 
 use super::ckr::{self, Meaning};
 use super::iv::IvSource;
+use super::session::Access;
 
 /// How a cell is known.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +59,8 @@ pub struct Profile {
     pub(super) gone_key: Cell<Option<RvError>>,
     /// Whether a token that was lost comes back only after C_Finalize and C_Initialize.
     pub(super) needs_reinitialisation: Cell<bool>,
+    /// Whether C_OpenSession refuses sessions that are not read-write.
+    pub(super) refuses_read_only: Cell<bool>,
     /// What to know besides, a sentence each.
     pub(super) notes: &'static [&'static str],
 }
@@ -73,6 +76,9 @@ impl Eq for Profile {}
 // QUIRK(cloudhsm): it takes only a buffer of zeros for an IV, and writes its own there.
 const CLOUDHSM_MECHANISMS: &str =
     "https://docs.aws.amazon.com/cloudhsm/latest/userguide/pkcs11-mechanisms.html";
+// QUIRK(cloudhsm): without CKF_RW_SESSION its C_OpenSession says CKR_FUNCTION_FAILED.
+const CLOUDHSM_KNOWN_ISSUES: &str =
+    "https://docs.aws.amazon.com/cloudhsm/latest/userguide/ki-pkcs11-sdk.html";
 // QUIRK(luna): in FIPS mode it makes an IV of 16 bytes and puts it behind the tag.
 const LUNA_AES_GCM: &str =
     "https://thalesdocs.com/gphsm/luna/7/docs/network/Content/sdk/mechanisms/CKM_AES_GCM.htm";
@@ -99,6 +105,7 @@ static PROFILES: [Profile; 6] = [
         function_failed: unknown(Meaning::BadTagOrFault),
         gone_key: measured(None),
         needs_reinitialisation: unknown(false),
+        refuses_read_only: measured(false),
         notes: &[
             "It is a token in software, for development and tests.",
             "One session is fastest: its threads wait for each other.",
@@ -114,6 +121,7 @@ static PROFILES: [Profile; 6] = [
         // QUIRK(kryoptic): 1.5.4 says CKR_GENERAL_ERROR of a key that another process has destroyed (docs/hsm/README.md).
         gone_key: measured(Some(RvError::GeneralError)),
         needs_reinitialisation: unknown(false),
+        refuses_read_only: measured(false),
         notes: &[
             "It is a token in software, for development and tests.",
             "A C_Logout while another thread begins an encryption can block both for ever (1.5.4). The proxy never logs out.",
@@ -128,6 +136,7 @@ static PROFILES: [Profile; 6] = [
         function_failed: unknown(Meaning::BadTagOrFault),
         gone_key: unknown(None),
         needs_reinitialisation: unknown(false),
+        refuses_read_only: documented(true, CLOUDHSM_KNOWN_ISSUES),
         notes: &[
             "The PIN is USER:PASSWORD of a crypto user.",
             "Its client retries by itself, which can take longer than AWS KMS waits: let it retry less.",
@@ -144,6 +153,7 @@ static PROFILES: [Profile; 6] = [
         function_failed: unknown(Meaning::BadTagOrFault),
         gone_key: unknown(None),
         needs_reinitialisation: documented(true, LUNA_ALL_MEMBERS_LOST),
+        refuses_read_only: unknown(false),
         notes: &[
             "This is how it is in FIPS mode. Out of FIPS mode it takes the caller's IV: set iv_source = \"os\".",
         ],
@@ -157,6 +167,7 @@ static PROFILES: [Profile; 6] = [
         function_failed: documented(Meaning::BadTagOrFault, NSHIELD_BAD_TAG),
         gone_key: unknown(None),
         needs_reinitialisation: unknown(false),
+        refuses_read_only: unknown(false),
         notes: &[
             "Several modules share the load, and one may fail, only with CKNFAST_LOADSHARING=1 in the environment.",
             "Slot 0 may be the accelerator, which holds no keys: choose the token by its label.",
@@ -171,6 +182,7 @@ static PROFILES: [Profile; 6] = [
         function_failed: unknown(Meaning::BadTagOrFault),
         gone_key: unknown(None),
         needs_reinitialisation: unknown(false),
+        refuses_read_only: unknown(false),
         notes: &[],
     },
 ];
@@ -195,6 +207,11 @@ impl Profile {
     /// What a return code of a call means that names a key, and has not yet seen what it is to work on.
     pub(super) fn meaning_for_key(&self, code: RvError) -> Meaning {
         if self.gone_key.value == Some(code) { Meaning::KeyGone } else { ckr::meaning(code) }
+    }
+
+    /// What sessions may do that use keys: no more than they need, where the token gives such.
+    pub(super) fn access_to_use_keys(&self) -> Access {
+        if self.refuses_read_only.value { Access::ReadWrite } else { Access::ReadOnly }
     }
 
     /// What a return code of C_Decrypt means.
@@ -265,12 +282,14 @@ mod tests {
                     .map_or("the standard's codes".to_owned(), |code| format!("`{}` too", ckr::name(code))),
                 profile.gone_key.evidence,
             ),
-            cell(
-                if profile.needs_reinitialisation.value { "yes" } else { "no" },
-                profile.needs_reinitialisation.evidence,
-            ),
+            yes_or_no(profile.needs_reinitialisation),
+            yes_or_no(profile.refuses_read_only),
         ];
         format!("| {} |", cells.join(" | "))
+    }
+
+    fn yes_or_no(known: Cell<bool>) -> String {
+        cell(if known.value { "yes" } else { "no" }, known.evidence)
     }
 
     fn meaning(meaning: Meaning) -> &'static str {

@@ -215,7 +215,10 @@ fn look(
     found.profile = Some(profile(settings, &connection));
     on_step("reading the keys");
     // The login is the application's, so that another session has it too.
-    let reading = module.pkcs11.open_ro_session(slot);
+    let reading = match connection.profile.access_to_use_keys() {
+        Access::ReadOnly => module.pkcs11.open_ro_session(slot),
+        Access::ReadWrite => module.pkcs11.open_rw_session(slot),
+    };
     let reading =
         reading.map_err(|error| format!("C_OpenSession said {}", ckr::name(ckr::code_of(&error))))?;
     found.keys = keys::read(&reading, keys)?;
@@ -295,7 +298,7 @@ fn sessions(settings: &TokenSettings, connection: &Connection, token: &TokenInfo
     let mut open = Vec::new();
     let mut refusal = None;
     while open.len() + 1 < tried && refusal.is_none() {
-        match connection.module.open_session(connection.slot, Access::ReadOnly) {
+        match connection.module.open_session(connection.slot, connection.profile.access_to_use_keys()) {
             Ok(session) => open.push(session),
             Err(code) => refusal = Some(ckr::name(code).into()),
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::super::connection::Connection;
 use super::super::iv::IvSource;
 use super::super::probe::{self, ProbeFault, ProbeKey};
-use super::super::session::{Access, Session};
+use super::super::session::Session;
 use super::{Throughput, TimeBySize};
 use crate::clock;
 
@@ -86,7 +86,8 @@ pub(super) fn throughput(
 /// How many encryptions that many sessions do in [`TIME_OF_A_COUNT`]; `None` where one of them fails.
 fn encryptions_of(connection: &Connection, key: &ProbeKey, source: IvSource, sessions: usize) -> Option<u64> {
     let key = key.handle();
-    let open = || connection.module.open_session(connection.slot, Access::ReadOnly).ok();
+    let access = connection.profile.access_to_use_keys();
+    let open = || connection.module.open_session(connection.slot, access).ok();
     let sessions: Vec<Box<dyn Session>> = (0..sessions).map(|_| open()).collect::<Option<_>>()?;
     let until = clock::now() + TIME_OF_A_COUNT;
     let work = |session: Box<dyn Session>| {

@@ -57,6 +57,8 @@ pub enum Fault {
     HideMechanism(Mechanism),
     /// `C_OpenSession` answers `CKR_SESSION_COUNT` while this many sessions are open with the token.
     SessionLimit(u64),
+    /// `C_OpenSession` refuses a session that is not read-write (AWS CloudHSM).
+    RefuseReadOnly(Ckr),
     /// `C_GetAttributeValue` reports this attribute as unavailable.
     HideAttribute {
         /// The attribute type.
@@ -108,6 +110,7 @@ fault_kinds! {
     TokenFlag = "token_flag",
     HideMechanism = "hide_mechanism",
     SessionLimit = "session_limit",
+    RefuseReadOnly = "refuse_read_only",
     HideAttribute = "hide_attribute",
 }
 
@@ -246,6 +249,7 @@ impl Fault {
             Fault::TokenFlag(_) => FaultKind::TokenFlag,
             Fault::HideMechanism(_) => FaultKind::HideMechanism,
             Fault::SessionLimit(_) => FaultKind::SessionLimit,
+            Fault::RefuseReadOnly(_) => FaultKind::RefuseReadOnly,
             Fault::HideAttribute { .. } => FaultKind::HideAttribute,
         }
     }
@@ -300,7 +304,7 @@ impl Fault {
             Fault::BadTag(_) => matches!(function, F::Decrypt | F::DecryptFinal),
             Fault::TokenFlag(_) => matches!(function, F::GetTokenInfo),
             Fault::HideMechanism(_) => function.takes_mechanism() || matches!(function, F::GetMechanismList),
-            Fault::SessionLimit(_) => matches!(function, F::OpenSession),
+            Fault::SessionLimit(_) | Fault::RefuseReadOnly(_) => matches!(function, F::OpenSession),
             Fault::HideAttribute { .. } => matches!(function, F::GetAttributeValue),
         }
     }
@@ -328,7 +332,8 @@ impl Fault {
             | Fault::Random(_)
             | Fault::TokenFlag(_)
             | Fault::HideMechanism(_)
-            | Fault::SessionLimit(_) => false,
+            | Fault::SessionLimit(_)
+            | Fault::RefuseReadOnly(_) => false,
         }
     }
 }

@@ -158,6 +158,7 @@ fn fault_of(word: Word, options: &mut Options) -> Result<Fault, RuleError> {
         FaultKind::TokenFlag => Fault::TokenFlag(parsed(key, value()?)?),
         FaultKind::HideMechanism => Fault::HideMechanism(parsed(key, value()?)?),
         FaultKind::SessionLimit => Fault::SessionLimit(parsed(key, value()?)?),
+        FaultKind::RefuseReadOnly => Fault::RefuseReadOnly(value_or(CKR_FUNCTION_FAILED)?),
         FaultKind::HideAttribute => {
             let attribute = parsed(key, value()?)?;
             let answer = options.text("answer").map(|text| parsed("answer", &text)).transpose()?;
@@ -267,6 +268,7 @@ impl fmt::Display for Fault {
             | Fault::Busy(value)
             | Fault::NeedReinit(value)
             | Fault::BadTag(value)
+            | Fault::RefuseReadOnly(value)
             | Fault::RemoveToken(Some(value)) => write!(f, "{key}={value}"),
             Fault::Corrupt(value) => write!(f, "{key}={value}"),
             Fault::GcmIv(value) => write!(f, "{key}={value}"),

@@ -41,6 +41,7 @@ fn fault_of_kind(kind: FaultKind) -> BoxedStrategy<Fault> {
             any::<u64>().prop_map(|number| Fault::HideMechanism(Mechanism(number))).boxed()
         }
         FaultKind::SessionLimit => any::<u64>().prop_map(Fault::SessionLimit).boxed(),
+        FaultKind::RefuseReadOnly => any_ckr().prop_map(Fault::RefuseReadOnly).boxed(),
         FaultKind::HideAttribute => (any::<u64>(), any_ckr())
             .prop_map(|(attribute, answer)| Fault::HideAttribute { attribute: Attribute(attribute), answer })
             .boxed(),

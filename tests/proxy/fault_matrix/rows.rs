@@ -243,6 +243,13 @@ pub(super) fn rows(kind: FaultKind) -> Vec<Row> {
                 .uses(INTERNAL),
             row(&["C_OpenSession session_limit=2"]).when(When::Connecting),
         ],
+        // Only the keeper's session may write, unless the profile says that all must.
+        FaultKind::RefuseReadOnly => vec![
+            row(&["C_OpenSession refuse_read_only"])
+                .when(When::Connecting)
+                .metadata(OK_OR_INTERNAL)
+                .uses(INTERNAL),
+        ],
         FaultKind::HideAttribute => hidden_attributes(),
     }
 }

@@ -83,6 +83,10 @@ fn rules(kind: FaultKind, row: Row) -> Vec<(String, Verdict)> {
         FaultKind::TokenFlag => one("C_GetTokenInfo token_flag=CKF_USER_PIN_COUNT_LOW", Either),
         FaultKind::HideMechanism => one("* hide_mechanism=CKM_AES_GCM", Refuses),
         FaultKind::SessionLimit => one("C_OpenSession session_limit=1", Refuses),
+        FaultKind::RefuseReadOnly => {
+            let verdict = if row.settings == "profile = \"cloudhsm\"" { Serves } else { Refuses };
+            one("C_OpenSession refuse_read_only", verdict)
+        }
         FaultKind::HideAttribute => one("C_GetAttributeValue hide_attribute=CKA_ID", Serves),
     }
 }

@@ -193,6 +193,7 @@ impl Call {
                 | Fault::BadTag(_)
                 | Fault::TokenFlag(_)
                 | Fault::SessionLimit(_)
+                | Fault::RefuseReadOnly(_)
                 | Fault::HideAttribute { .. } => {}
             }
         }

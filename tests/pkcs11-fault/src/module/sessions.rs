@@ -5,8 +5,8 @@ use super::caller::Arg;
 use super::handles::Session;
 use crate::fault::Fault;
 use cryptoki_sys::{
-    CK_FLAGS, CK_NOTIFY, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_ULONG, CK_USER_TYPE, CK_UTF8CHAR, CKR_OK,
-    CKR_SESSION_COUNT, CKR_USER_ALREADY_LOGGED_IN,
+    CK_FLAGS, CK_NOTIFY, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_ULONG, CK_USER_TYPE, CK_UTF8CHAR,
+    CKF_RW_SESSION, CKR_OK, CKR_SESSION_COUNT, CKR_USER_ALREADY_LOGGED_IN,
 };
 use std::ffi::c_void;
 
@@ -40,6 +40,7 @@ pub(super) fn open(
     let open = call.module.handles.begin_opening(slot);
     let wanted = |fault: &Fault| match fault {
         Fault::SessionLimit(limit) if open >= *limit => Some(CKR_SESSION_COUNT),
+        Fault::RefuseReadOnly(answer) if flags & CKF_RW_SESSION == 0 => Some(answer.0),
         _ => None,
     };
     let rv = call.struck_with(wanted).unwrap_or_else(|| {

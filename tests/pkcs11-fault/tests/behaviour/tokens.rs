@@ -5,7 +5,8 @@ use cryptoki::error::RvError;
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeInfo, AttributeType};
 use cryptoki_sys::{
-    CKA_CHECK_VALUE, CKA_VALUE_LEN, CKM_AES_GCM, CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID, CKR_OK,
+    CKA_CHECK_VALUE, CKA_VALUE_LEN, CKM_AES_GCM, CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID,
+    CKR_FUNCTION_FAILED, CKR_OK,
 };
 use pkcs11_fault::{Ckr, Fault, Function, Hang, Rule, TokenFlag};
 use std::thread;
@@ -69,6 +70,18 @@ staged! {
         for session in [two, three, four] {
             session.generate_random_vec(4).unwrap();
         }
+    }
+
+    fn only_read_write_sessions_are_given(stage) {
+        let token = stage.token();
+        let rule = Rule::new(Fault::RefuseReadOnly(Ckr(CKR_FUNCTION_FAILED)));
+        stage.rule(&rule);
+        assert_eq!(refusal(token.pkcs11.open_ro_session(token.slot)), RvError::FunctionFailed);
+        let session = token.pkcs11.open_rw_session(token.slot).unwrap();
+        session.generate_random_vec(4).unwrap();
+        assert_eq!(stage.fired(&rule), 1);
+        stage.control.clear().unwrap();
+        token.pkcs11.open_ro_session(token.slot).unwrap();
     }
 
     /// Sessions that the token is still opening count as well.
