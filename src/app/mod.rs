@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::hsm::{Fleet, Modules};
 use crate::iv_budget::{IvBudget, IvBudgetFault};
 use crate::metrics::Metrics;
-use crate::server::{self, CurrentTls, Drain, State, serve_plain, stranger_lines};
+use crate::server::{self, CurrentTls, Drain, State, serve_ping, serve_plain, stranger_lines};
 use crate::tls::show_chains;
 
 use files::Snapshot;
@@ -119,7 +119,7 @@ pub async fn run(
     let admin_router = admin::router(Arc::clone(&readiness), Arc::clone(&metrics));
     tokio::spawn(serve_plain(admin_listener, admin_router));
     if let Some(listener) = ping_listener {
-        tokio::spawn(serve_plain(listener, admin::ping_router(Arc::clone(&readiness))));
+        tokio::spawn(serve_ping(listener, admin::ping_router(Arc::clone(&readiness))));
     }
     tokio::spawn(count_dropped_lines(metrics, dropped_lines));
     let (switch, drain) = Drain::channel();

@@ -23,7 +23,7 @@ use xks_spec::request::SizeLimits;
 
 pub use admission::Connections;
 pub use listener::{Drain, serve};
-pub use plain::serve_plain;
+pub use plain::{serve_ping, serve_plain};
 pub use record::stranger_lines;
 pub use retirement::CurrentTls;
 

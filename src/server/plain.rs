@@ -9,6 +9,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 
 use super::admission::Connections;
+use super::proxy_protocol::skip_header;
 
 /// Most connections at once: pollers hold one each.
 const MAX_CONNECTIONS: usize = 256;
@@ -21,12 +22,24 @@ const MAX_HEADER_BYTES: usize = 8192;
 /// Pause after a failure to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves `router` until the process ends.
+/// Serves operators until the process ends.
 pub async fn serve_plain(listener: TcpListener, router: Router) {
+    serve(listener, router, false).await;
+}
+
+/// Serves the health checks of load balancers until the process ends.
+///
+/// A load balancer that sends PROXY protocol headers sends them with its health checks too: they are read and ignored, from
+/// whomever they come.
+pub async fn serve_ping(listener: TcpListener, router: Router) {
+    serve(listener, router, true).await;
+}
+
+async fn serve(listener: TcpListener, router: Router, may_have_proxy_header: bool) {
     // Everybody is a stranger here: the oldest connection goes first.
     let connections = Connections::new(MAX_CONNECTIONS, None);
     loop {
-        let Ok((stream, address)) = listener.accept().await else {
+        let Ok((mut stream, address)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -40,9 +53,16 @@ pub async fn serve_plain(listener: TcpListener, router: Router) {
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
                 .max_buf_size(MAX_HEADER_BYTES);
+            let connection = async move {
+                if may_have_proxy_header {
+                    let skipped = tokio::time::timeout(HEADER_TIMEOUT, skip_header(&mut stream)).await;
+                    skipped.ok()?.ok()?;
+                }
+                builder.serve_connection(TokioIo::new(stream), service).await.ok()
+            };
             // A poller that breaks off is no event.
             tokio::select! {
-                _ = builder.serve_connection(TokioIo::new(stream), service) => {}
+                _ = connection => {}
                 () = place.evicted() => {}
                 () = tokio::time::sleep(MAX_LIFE) => {}
             }

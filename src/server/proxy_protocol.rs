@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::TcpStream;
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family and protocol, length.
@@ -68,6 +69,25 @@ pub(super) async fn client_address(
         Some(client) => ClientAddress { client, balancer: Some(address) },
         None => ClientAddress { client: address, balancer: None },
     })
+}
+
+/// Reads a header off the beginning of `stream` where there is one, and nothing otherwise.
+///
+/// For a listener to which the client's address means nothing, so that anybody may send one.
+///
+/// # Errors
+/// [`HeaderFault`] where what begins as a header is none that is good.
+pub(super) async fn skip_header(stream: &mut TcpStream) -> Result<(), HeaderFault> {
+    let mut first = [0];
+    // No HTTP request begins with the first byte of a header.
+    if stream.peek(&mut first).await? == 0 || first[0] != SIGNATURE[0] {
+        return Ok(());
+    }
+    let mut fixed = [0; FIXED_BYTES];
+    stream.read_exact(&mut fixed).await?;
+    let mut rest = vec![0; rest_bytes(&fixed)?];
+    stream.read_exact(&mut rest).await?;
+    parse(&fixed, &rest).map(drop)
 }
 
 fn rest_bytes(fixed: &[u8; FIXED_BYTES]) -> Result<usize, HeaderFault> {

@@ -95,3 +95,40 @@ async fn strangers_do_not_keep_load_balancers_from_the_plain_listener() {
     let answer = timeout(Duration::from_secs(5), plain_get(proxy.ping, "/ping")).await;
     assert_eq!(answer.expect("no answer while strangers hold connections").0, 200);
 }
+
+/// A load balancer that sends PROXY protocol headers sends them with its health checks too, and without an address.
+#[tokio::test]
+async fn a_health_check_may_come_behind_a_proxy_header() {
+    const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+    const WITH_ADDRESSES: &[u8] =
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x07\x0a\x00\x00\x01\x9c\x40\x01\xbb";
+    const REQUEST: &[u8] = b"GET /ping HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let proxy = Proxy::start(&Setup::default()).await;
+    let ask = async |pieces: &[&[u8]]| {
+        let mut stream = TcpStream::connect(proxy.ping).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        for piece in pieces {
+            // What was closed on is of no interest here: the answer is.
+            let _ = stream.write_all(piece).await;
+        }
+        let mut answer = Vec::new();
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("still open");
+        String::from_utf8(answer).unwrap()
+    };
+    for header in [LOCAL, WITH_ADDRESSES] {
+        assert!(ask(&[header, REQUEST]).await.starts_with("HTTP/1.1 200"));
+        assert!(
+            ask(&[&header[..1], &header[1..14], &header[14..], REQUEST]).await.starts_with("HTTP/1.1 200")
+        );
+    }
+    let mut of_version_3 = LOCAL.to_vec();
+    of_version_3[12] = 0x30;
+    let mut endless = LOCAL.to_vec();
+    endless[14] = 0xff;
+    for no_header in [&of_version_3[..], &endless, &[LOCAL, LOCAL].concat(), b"\r\n", b"\r"] {
+        let answer = ask(&[no_header, REQUEST]).await;
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{no_header:?}: {answer}");
+    }
+    // Half a header and then nothing keeps no place for ever.
+    assert_eq!(ask(&[&LOCAL[..7]]).await, "");
+}
