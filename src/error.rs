@@ -10,6 +10,7 @@ use xks_spec::body::BodyFault;
 use xks_spec::{ErrorName, Operation};
 
 use crate::hsm::HsmError;
+use crate::policy::Denial;
 use crate::sigv4::AuthenticationFault;
 
 /// Why a request is not answered with what it asked for.
@@ -45,6 +46,9 @@ pub enum Error {
     /// The store has no such external key.
     #[error("the key store maps no key to this external key id")]
     KeyNotMapped,
+    /// The store's policies do not allow it.
+    #[error("denied: {0}")]
+    Denied(Denial),
     /// The store is disabled.
     #[error("the key store is disabled")]
     StoreDisabled,
@@ -138,6 +142,11 @@ impl Error {
                 ErrorName::InvalidStateException,
                 "The external key is blocked: the key manager's key under its name is not the one meant, or not this store's.",
             ),
+            // SPEC(ERR-DENIED-001): what policy refuses is AccessDeniedException.
+            Self::Denied(_) => (
+                ErrorName::AccessDeniedException,
+                "The proxy's authorization policies do not allow this use of the external key. The proxy's log has the policy.",
+            ),
             Self::StoreDisabled => {
                 (ErrorName::InvalidStateException, "The key store is disabled in the proxy.")
             }
@@ -190,6 +199,7 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::DenialReason;
 
     #[test]
     fn every_text_for_the_outside_is_safe() {
@@ -230,6 +240,11 @@ mod tests {
             Error::BodyIncomplete,
             Error::OverQuota,
             Error::KeyNotMapped,
+            Error::Denied(Denial { reason: DenialReason::Forbid, policy: Some("secret reason".into()) }),
+            Error::Denied(Denial {
+                reason: DenialReason::EvaluationError("secret reason".into()),
+                policy: None,
+            }),
             Error::StoreDisabled,
             Error::KeyDisabled,
             Error::KeyVersionDisabled(9),

@@ -5,7 +5,7 @@
 //! | row | module |
 //! |---|---|
 //! | 0 | [`clock`], [`secret`], [`wiping_allocator`] |
-//! | 1 | [`metrics`], [`sigv4`] |
+//! | 1 | [`metrics`], [`sigv4`], [`policy`] |
 //! | 2 | [`tls`], [`hsm`], [`iv_budget`], [`audit`] |
 //! | 3 | [`keystore`], [`admin`] |
 //! | 4 | [`error`] |
@@ -28,6 +28,7 @@ pub mod iv_budget;
 pub mod keystore;
 pub mod metrics;
 pub mod operations;
+pub mod policy;
 pub mod secret;
 pub mod server;
 pub mod sigv4;

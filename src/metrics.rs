@@ -27,6 +27,8 @@ pub struct Metrics {
     pub throttled: IntCounterVec,
     /// Requests that were not authenticated, by reason.
     pub authentication_failures: IntCounterVec,
+    /// Requests that policies denied, by store and reason: `forbid`, `no_permit`, `evaluation_error`.
+    pub policy_denials: IntCounterVec,
     /// When the server's own certificates end, in seconds since 1970, by place in the configuration and by part: `leaf`, or
     /// `issuers`, the first of those above it.
     pub certificate_ends: IntGaugeVec,
@@ -140,6 +142,13 @@ impl Metrics {
                 "xks_authentication_failures_total",
                 "Requests that were not authenticated.",
                 &["reason"],
+            ),
+            policy_denials: counters(
+                r,
+                "xks_policy_denials_total",
+                "Requests answered with AccessDeniedException: a policy forbids (forbid), none permits (no_permit), or one cannot \
+                 be evaluated (evaluation_error).",
+                &["store", "reason"],
             ),
             certificate_ends: gauges(
                 r,

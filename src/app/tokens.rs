@@ -176,6 +176,7 @@ fn build_store(
         prefix: settings.prefix,
         is_enabled: settings.is_enabled,
         credentials: settings.credentials,
+        policies: settings.policies,
         keys,
         aws_sample: settings.aws_sample,
         hsm: fleet,

@@ -56,6 +56,10 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
             if !store.is_enabled {
                 report.notice(&format!("store {} is disabled", store.name));
             }
+            if let Some(policies) = &store.policies {
+                let count = policies.ids().len();
+                report.good(&format!("store {}: {count} authorization policies hold against the schema", store.name));
+            }
             if let Some(rule) = store.keys.rule() {
                 let prefix = &rule.label_prefix;
                 report.good(&format!(

@@ -7,6 +7,7 @@ mod doctor;
 mod environment;
 mod key_check;
 mod keys;
+mod policy;
 mod report;
 mod seclusion;
 mod serve;
@@ -73,6 +74,9 @@ enum Command {
     /// List, make, rotate and check the keys of a token.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Try out authorization policies.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Verify audit logs.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -175,6 +179,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args.config.config, args.login.force()),
         Command::Doctor(args) => doctor::run(&args.config.config, args.login.force(), args.json),
         Command::Keys(command) => keys::run(&command),
+        Command::Policy(command) => policy::run(&command),
         Command::Audit(AuditCommand::Verify(args)) => audit::verify(&args),
         Command::Credentials(CredentialsCommand::New(args)) => credentials::new(&args),
         Command::HsmHelper { token: _ } => help_proxy(),

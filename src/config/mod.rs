@@ -3,7 +3,9 @@
 //! `deploy/xks-proxy.example.toml` explains every key.
 
 mod audit;
+mod cases;
 mod keys;
+mod policies;
 mod reader;
 mod server;
 mod stores;
@@ -19,6 +21,7 @@ use thiserror::Error;
 use toml::de::DeTable;
 use zeroize::Zeroizing;
 
+pub use cases::{PolicyCase, read_policy_cases};
 pub use reader::Fault;
 use reader::{Faults, Section, Table, Value};
 pub use stores::StoreSettings;

@@ -327,6 +327,36 @@ impl<'d> Value<'d> {
         map
     }
 
+    /// A table as a JSON object.
+    pub(super) fn json_object(&self) -> serde_json::Map<String, serde_json::Value> {
+        let DeValue::Table(entries) = self.value.get_ref() else {
+            self.fault("must be a table");
+            return serde_json::Map::new();
+        };
+        entries.iter().map(|(name, value)| (name.get_ref().to_string(), self.json(value))).collect()
+    }
+
+    fn json(&self, value: &Spanned<DeValue<'_>>) -> serde_json::Value {
+        match value.get_ref() {
+            DeValue::String(text) => text.as_ref().into(),
+            DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix()).ok().into(),
+            DeValue::Float(digits) => digits.as_str().parse::<f64>().ok().into(),
+            DeValue::Boolean(value) => (*value).into(),
+            DeValue::Datetime(_) => {
+                self.faults.note(
+                    value.span().start,
+                    &self.path,
+                    "a date has no place in JSON: write a string",
+                );
+                serde_json::Value::Null
+            }
+            DeValue::Array(items) => items.iter().map(|item| self.json(item)).collect(),
+            DeValue::Table(entries) => {
+                entries.iter().map(|(name, value)| (name.get_ref().to_string(), self.json(value))).collect()
+            }
+        }
+    }
+
     fn wrong<T>(&self, problem: impl Into<String>) -> Option<T> {
         self.fault(problem);
         None

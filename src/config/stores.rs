@@ -12,11 +12,13 @@ use xks_spec::credential::{AccessKeyId, SecretAccessKey};
 use xks_spec::limits::MAX_CIPHERTEXT_METADATA_BYTES;
 
 use super::keys::{self, ReachedKeys};
+use super::policies;
 use super::read_secret;
 use super::reader::{Table, Value};
 use crate::hsm::{HedgeSettings, TokenSettings};
 use crate::keystore::{AwsSample, FIRST_VERSION, KeyMap};
 use crate::operations::is_own_ciphertext_metadata;
+use crate::policy::Policies;
 use crate::sigv4::{Credential, Credentials};
 
 /// KMS's default quota of a store.
@@ -35,6 +37,8 @@ pub struct StoreSettings {
     pub is_enabled: bool,
     /// Who may ask.
     pub credentials: Credentials,
+    /// What they may do beyond that; `None` for `authorization = "none"`.
+    pub policies: Option<Arc<Policies>>,
     /// Its keys.
     pub keys: KeyMap,
     /// How what AWS's sample proxy encrypted is known.
@@ -89,7 +93,7 @@ fn read_one(
         .take("hedge_after_percent")
         .map_or(Some(DEFAULT_HEDGE_AFTER_PERCENT), |value| value.integer(1..=100));
     let hedges = table.take("hedges").map_or(Some(true), |value| value.boolean());
-    let authorization = table.require("authorization").and_then(|value| value.one_of(&[("none", ())]));
+    let policies = policies::read(table, folder);
     let region: Option<Option<Box<str>>> = match region {
         Some(region) => region.map(|region| Some(region.into())),
         None => Some(None),
@@ -105,13 +109,13 @@ fn read_one(
         .take("requests_per_second")
         .map_or(Some(DEFAULT_REQUESTS_PER_SECOND), |value| value.integer(1..=1_000_000));
     let burst = table.take("burst").map_or(requests_per_second, |value| value.integer(1..=1_000_000));
-    authorization?;
     region?;
     Some(StoreSettings {
         name: Arc::from(name?),
         prefix: prefix?,
         is_enabled: is_enabled?,
         credentials: credentials?,
+        policies: policies?,
         keys: keys?,
         aws_sample: aws_sample?,
         tokens: tokens.iter().map(|token| Arc::clone(&token.name)).collect(),

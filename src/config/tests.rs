@@ -75,6 +75,7 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
                         "profile",
                         "iv_source",
                         "hmac_key",
+                        "policies",
                         "ca_file",
                         "regions",
                         "common_names",
@@ -189,7 +190,27 @@ fn every_fault_is_reported_with_its_place() {
         (
             "authorization = \"none\"",
             "authorization = \"off\"",
-            "stores[0].authorization: must be one of \"none\"",
+            "stores[0].authorization: must be one of \"none\", \"cedar\"",
+        ),
+        (
+            "authorization = \"none\"",
+            "authorization = \"cedar\"",
+            "stores[0].authorization: needs policies = [",
+        ),
+        (
+            "authorization = \"none\"",
+            "authorization = \"none\"\npolicies = [\"base.cedar\"]",
+            "stores[0].policies: would not be asked",
+        ),
+        (
+            "authorization = \"none\"",
+            "authorization = \"cedar\"\npolicies = []",
+            "stores[0].policies: must name at least one file",
+        ),
+        (
+            "authorization = \"none\"",
+            "authorization = \"cedar\"\npolicies = [\"absent.cedar\"]",
+            "stores[0].policies[0]: cannot read",
         ),
         (
             "PAYMENTSEXAMPLE234567ABCDE",

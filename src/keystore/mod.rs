@@ -17,6 +17,7 @@ pub use latest::LatestKeys;
 
 use crate::hsm::Hsm;
 use crate::iv_budget::StoreIvCounts;
+use crate::policy::Policies;
 use crate::sigv4::Credentials;
 
 /// Requests a second and burst of GetHealthStatus, which KMS calls every few minutes: apart from the store's own
@@ -66,6 +67,8 @@ pub struct KeyStore {
     pub credentials: Credentials,
     /// When they were last used.
     pub credential_uses: CredentialUses,
+    /// What they may do beyond that, for whom; everything where there are none.
+    pub policies: Option<Arc<Policies>>,
     /// Its keys.
     pub keys: Arc<KeyMap>,
     /// Which of them the configuration that holds now has switched on.

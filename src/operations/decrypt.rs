@@ -12,11 +12,12 @@ use super::{Context, aws_sample, body_error, require_aes_256, require_usage};
 use crate::error::Error;
 use crate::hsm::{HsmError, Sealed};
 use crate::keystore::{ExternalKey, KeyStore, KeyVersion, VersionState};
+use crate::policy::KeyOperation;
 
 /// Decrypts under the version that the ciphertext metadata names, among those of the external key in the path.
 ///
 /// # Errors
-/// [`Error`], in the order of checks: body, key, status, usage, ciphertext metadata, then whatever the HSM says.
+/// [`Error`], in the order of checks: body, key, policy, status, usage, ciphertext metadata, then whatever the HSM says.
 pub async fn decrypt(
     context: &mut Context<'_>,
     id: &ExternalKeyId,
@@ -29,6 +30,7 @@ pub async fn decrypt(
     let version = selected.as_ref().map(|(version, _)| *version).unwrap_or(&key.primary);
     // A ciphertext of no version that may decrypt is refused only after everything that does not depend on it.
     let attributes = context.look_up(version).await?;
+    context.authorize(KeyOperation::Decrypt, id)?;
     context.require_enabled(&key)?;
     if let Err(disabled @ Error::KeyVersionDisabled(_)) = selected {
         return Err(disabled);

@@ -14,11 +14,12 @@ use crate::error::Error;
 use crate::hsm::{HsmError, OnIv, Plaintext, Sealed, Terms};
 use crate::iv_budget::IvCount;
 use crate::keystore::KeyVersion;
+use crate::policy::KeyOperation;
 
 /// Encrypts under the primary version of the external key.
 ///
 /// # Errors
-/// [`Error`], in the order of checks: body, key, status, usage, then whatever the HSM says.
+/// [`Error`], in the order of checks: body, key, policy, status, usage, then whatever the HSM says.
 pub async fn encrypt(
     context: &mut Context<'_>,
     id: &ExternalKeyId,
@@ -28,6 +29,7 @@ pub async fn encrypt(
         .map_err(body_error(Operation::Encrypt))?;
     let key = context.find_key(id)?;
     let attributes = context.look_up(&key.primary).await?;
+    context.authorize(KeyOperation::Encrypt, id)?;
     context.require_enabled(&key)?;
     let attributes = attributes?;
     // SPEC(ERR-USAGE-001): a key that does not support the operation is InvalidKeyUsageException.

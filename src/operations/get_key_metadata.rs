@@ -7,11 +7,12 @@ use xks_spec::{ExternalKeyId, Operation};
 use super::{Context, body_error};
 use crate::error::Error;
 use crate::hsm::{KeyKind, KeyUsages};
+use crate::policy::KeyOperation;
 
 /// Says what the external key truly is, usable or not: KMS decides what it makes of it.
 ///
 /// # Errors
-/// [`Error`] where the body is bad, the key does not exist, or the HSM does not answer.
+/// [`Error`] where the body is bad, the key does not exist, a policy denies it, or the HSM does not answer.
 pub async fn get_key_metadata(
     context: &mut Context<'_>,
     id: &ExternalKeyId,
@@ -21,7 +22,9 @@ pub async fn get_key_metadata(
     let operation = Operation::GetKeyMetadata;
     parse_metadata_only(body, operation, &mut context.trace.metadata).map_err(body_error(operation))?;
     let key = context.find_key(id)?;
-    let attributes = context.look_up(&key.primary).await??;
+    let attributes = context.look_up(&key.primary).await?;
+    context.authorize(KeyOperation::GetKeyMetadata, id)?;
+    let attributes = attributes?;
     context.trace.key_version = Some(key.primary.number);
     // SPEC(META-STATUS-001, META-STATUS-002, META-STATUS-003): ENABLED unless the configuration disables it.
     let is_enabled = context.require_enabled(&key).is_ok();

@@ -23,6 +23,7 @@ use crate::clock::Deadline;
 use crate::error::Error;
 use crate::hsm::{CallReport, HsmError, KeyAttributes, KeyKind, Outcome, Terms};
 use crate::keystore::{ExternalKey, KeyStore, KeyVersion};
+use crate::policy::{KeyOperation, Query};
 
 /// What an operation is given besides its body.
 pub struct Context<'a> {
@@ -43,7 +44,7 @@ pub struct Trace {
     pub metadata: Option<RequestMetadata>,
     /// The key version that was used.
     pub key_version: Option<u32>,
-    /// Id of the policy that decided.
+    /// Id of the policy that decided, for or against.
     pub policy: Option<Arc<str>>,
     /// AWS's sample proxy made the ciphertext.
     pub is_aws_sample: bool,
@@ -65,6 +66,22 @@ impl Context<'_> {
             Err(error @ (HsmError::KeyNotFound | HsmError::KeyAmbiguous { .. })) => Err(error.into()),
             other => Ok(other),
         }
+    }
+
+    /// Whether the store's policies allow the operation, for whom KMS says that it is.
+    fn authorize(&mut self, operation: KeyOperation, id: &ExternalKeyId) -> Result<(), Error> {
+        // SPEC(AUTHZ-POLICY-001, AUTHZ-POLICY-002, AUTHZ-POLICY-003, AUTHZ-INPUT-001): by all of the request metadata.
+        // SPEC(META-OPNAME-002, ENC-OPNAME-002, DEC-OPNAME-002): a policy may refuse operations of KMS by name.
+        let (Some(policies), Some(metadata)) = (&self.store.policies, &self.trace.metadata) else {
+            return Ok(());
+        };
+        let decision = policies.decide(&Query { store: &self.store.name, operation, key: id, metadata });
+        // SPEC(LOG-DENY-001, AUTHZ-LOG-001): SHOULD log the statement that denied.
+        self.trace.policy = match &decision {
+            Ok(policy) => Some(Arc::clone(policy)),
+            Err(denial) => denial.policy.clone(),
+        };
+        decision.map(drop).map_err(Error::Denied)
     }
 
     /// Whether store and key are switched on.

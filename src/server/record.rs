@@ -157,6 +157,10 @@ impl Record {
                 let store = self.store.as_ref().map_or("none", |store| &store.name);
                 self.state.metrics.unknown_key_versions.with_label_values(&[store]).inc();
             }
+            Error::Denied(denial) => {
+                let store = self.store.as_ref().map_or("none", |store| &store.name);
+                self.state.metrics.policy_denials.with_label_values(&[store, denial.reason.label()]).inc();
+            }
             _ => {}
         }
         if let Some(reason) = self.throttled_for(&error) {
@@ -249,6 +253,7 @@ impl Record {
             awsSourceVpc = metadata.aws_source_vpc.as_deref().map(shortened),
             awsSourceVpce = metadata.aws_source_vpce.as_deref().map(shortened),
             other_metadata = other.as_deref().map(shortened),
+            policy = self.trace.policy.as_deref(),
             key_version = self.trace.key_version,
             aws_sample = self.trace.is_aws_sample.then_some(true),
             token_serial = hsm.token_serial.as_deref(),

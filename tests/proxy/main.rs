@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 mod audit;
+mod authorization;
 mod command_line;
 mod connections;
 mod development;

@@ -7,3 +7,5 @@ mod files;
 mod hsm;
 mod load;
 pub(crate) mod rig;
+
+pub(crate) use rig::Reloading;

@@ -83,6 +83,7 @@ fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
         is_enabled: true,
         credentials: Credentials::new(vec![credential]).unwrap(),
         keys,
+        policies: None,
         aws_sample: None,
         hsm: Arc::new(Panics),
         quota: Arc::new(StoreQuota::new(number, number)),

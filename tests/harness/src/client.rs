@@ -76,7 +76,9 @@ impl Answer {
     pub fn refusal(&self) -> (u16, String) {
         assert_eq!(self.headers.get("content-type").unwrap(), "application/json", "{self:?}");
         let body = self.json();
-        let fields: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
+        // In whatever order.
+        let mut fields: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
+        fields.sort_unstable();
         assert_eq!(fields, ["errorMessage", "errorName"], "{body}");
         let message = body["errorMessage"].as_str().unwrap();
         assert!(message.len() < 512 && message.bytes().all(|byte| (0x20..=0x7e).contains(&byte)), "{body}");

@@ -72,6 +72,8 @@ pub struct Setup {
     pub environment: Vec<(String, String)>,
     /// Names of the tokens of store `main`, as a TOML array.
     pub tokens: String,
+    /// Authorization of store `main`, as lines.
+    pub authorization: String,
     /// Lines of store `main`.
     pub store: String,
     /// Its request quota, as lines of store `main`: out of the way unless a test is about it.
@@ -113,6 +115,7 @@ impl Default for Setup {
             module: None,
             environment: Vec::new(),
             tokens: r#"["softhsm"]"#.to_owned(),
+            authorization: "authorization = \"none\"".to_owned(),
             store: String::new(),
             quota: "requests_per_second = 1000000".to_owned(),
             keys: labels.iter().map(key).collect(),
@@ -157,6 +160,7 @@ impl Setup {
             selector,
             pin,
             tokens,
+            authorization,
             store,
             quota,
             keys,
@@ -190,7 +194,7 @@ environment = {{ {environment} }}
 name = "main"
 uri_path_prefix = "/main"
 tokens = {tokens}
-authorization = "none"
+{authorization}
 {quota}
 {store}
 {main_credential}

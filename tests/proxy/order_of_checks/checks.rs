@@ -8,7 +8,7 @@ use xks_spec::Operation;
 
 use super::pairs::Encrypted;
 
-/// A check that a request can fail, in the order of the table. There are no policies yet.
+/// A check that a request can fail, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Check {
     Path = 1,
@@ -22,6 +22,7 @@ pub(super) enum Check {
     Fields = 9,
     ValueSize = 10,
     Key = 11,
+    Policy = 12,
     Status = 13,
     Usage = 14,
     Version = 15,
@@ -29,17 +30,17 @@ pub(super) enum Check {
 }
 
 use Check::{
-    BodySize, BodyTime, Fields, Head, InFlight, Key, Method, Path, Quota, Signature, Status, Token, Usage,
-    ValueSize, Version,
+    BodySize, BodyTime, Fields, Head, InFlight, Key, Method, Path, Policy, Quota, Signature, Status, Token,
+    Usage, ValueSize, Version,
 };
 
 /// Longest body of the default limits: the longest values in Base64, and 40 KiB.
 pub(super) const BODY_CAP_BYTES: usize = 5736 + 10_924 + 40 * 1024;
 
 impl Check {
-    pub(super) const ALL: [Self; 15] = [
-        Path, Method, InFlight, Head, BodySize, BodyTime, Signature, Quota, Fields, ValueSize, Key, Status,
-        Usage, Version, Token,
+    pub(super) const ALL: [Self; 16] = [
+        Path, Method, InFlight, Head, BodySize, BodyTime, Signature, Quota, Fields, ValueSize, Key, Policy,
+        Status, Usage, Version, Token,
     ];
 
     /// The number of the row.
@@ -58,6 +59,7 @@ impl Check {
             BodyTime => return None,
             Fields => (400, "ValidationException"),
             Key => (404, "KeyNotFoundException"),
+            Policy => (403, "AccessDeniedException"),
             Status => (400, "InvalidStateException"),
             Usage => (400, "InvalidKeyUsageException"),
             Version | Token => (400, "InvalidCiphertextException"),
@@ -78,6 +80,7 @@ impl Check {
             Fields => "kmsOperation is required",
             ValueSize => "text is longer than the 4300 bytes",
             Key => "no secret key with that label",
+            Policy => "policy not-the-intruder forbids it",
             Status => "is disabled",
             Usage => "the key lacks CKA_",
             Version => "key version 9",
@@ -90,7 +93,7 @@ impl Check {
         match operation {
             Operation::Decrypt => true,
             Operation::Encrypt => self <= Usage,
-            Operation::GetKeyMetadata => self <= Fields || self == Key,
+            Operation::GetKeyMetadata => self <= Fields || [Key, Policy].contains(&self),
             Operation::GetHealthStatus => self <= Fields,
         }
     }
@@ -100,6 +103,12 @@ impl Check {
         self != other && ![(Key, Usage), (Usage, Key)].contains(&(self, other))
     }
 }
+
+/// Policies of store `main`, which deny a request that fails Policy.
+pub(super) const POLICIES: &str = r#"
+@id("everybody") permit(principal, action, resource);
+@id("not-the-intruder") forbid(principal == Caller::"intruder", action, resource);
+"#;
 
 /// Keys of store `main`, one for each set of Key, Status and Usage that a request can fail.
 pub(super) const KEYS: &str = r#"
@@ -152,6 +161,9 @@ pub(super) fn request_failing(operation: Operation, faults: &[Check], encrypted:
     };
     if fails(Fields) {
         body["requestMetadata"].as_object_mut().unwrap().remove("kmsOperation");
+    }
+    if fails(Policy) {
+        body["requestMetadata"]["awsPrincipalArn"] = json!("intruder");
     }
     if fails(ValueSize) {
         body[text_field] = json!(base64(&[0; 4301]));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use tempfile::NamedTempFile;
 use xks_harness::client::raw_http1;
 use xks_harness::proxy::main_store;
 use xks_harness::request::encrypt_body;
@@ -10,7 +11,7 @@ use xks_harness::{Answer, Http, Proxy, RawConnection, Setup, XksRequest};
 use xks_spec::Operation;
 
 use super::checks::Check::{BodySize, BodyTime, InFlight, Quota};
-use super::checks::{Check, KEYS, request_failing};
+use super::checks::{Check, KEYS, POLICIES, request_failing};
 
 /// What Encrypt answered under the key `good`.
 pub(super) struct Encrypted(pub(super) Value);
@@ -20,6 +21,7 @@ struct Scene {
     proxy: Proxy,
     encrypted: Encrypted,
     is_limited: bool,
+    _policies: NamedTempFile,
     /// A request without the rest of its body, which keeps the only place in flight.
     held: Option<RawConnection>,
 }
@@ -27,7 +29,10 @@ struct Scene {
 impl Scene {
     async fn set(faults: &[Check]) -> Self {
         let fails = |check| faults.contains(&check);
+        let policies = NamedTempFile::new().unwrap();
+        std::fs::write(policies.path(), POLICIES).unwrap();
         let setup = Setup {
+            authorization: format!("authorization = \"cedar\"\npolicies = [{:?}]", policies.path()),
             keys: KEYS.to_owned(),
             limits: if fails(InFlight) { "max_in_flight = 1" } else { "" }.to_owned(),
             // Short only where a body never comes whole.
@@ -43,7 +48,13 @@ impl Scene {
         let body = encrypt_body(b"secret", None, false);
         let mut connection = proxy.connect(Http::Two).await;
         let encrypted = connection.send(&XksRequest::encrypt(&main_store(), "good", &body)).await.ok();
-        let mut scene = Self { proxy, encrypted: Encrypted(encrypted), is_limited: fails(Quota), held: None };
+        let mut scene = Self {
+            proxy,
+            encrypted: Encrypted(encrypted),
+            is_limited: fails(Quota),
+            _policies: policies,
+            held: None,
+        };
         scene.use_up_quota().await;
         if fails(InFlight) {
             scene.held = Some(hold_a_place(&scene.proxy).await);
@@ -194,14 +205,14 @@ async fn assert_pairs(operation: Operation, first: Check) -> usize {
 #[tokio::test]
 async fn of_two_checks_that_fail_the_upper_one_answers() {
     // Decrypt can fail them all; Key and Usage do not go together.
-    assert_eq!(assert_pairs(Operation::Decrypt, Check::Path).await, 15 * 14 / 2 - 1);
+    assert_eq!(assert_pairs(Operation::Decrypt, Check::Path).await, 16 * 15 / 2 - 1);
 }
 
 /// Each operation parses and looks things up by itself.
 #[tokio::test]
 async fn of_two_checks_behind_the_signature_the_upper_one_answers_in_the_other_operations_too() {
-    assert_eq!(assert_pairs(Operation::Encrypt, Quota).await, 6 * 5 / 2 - 1);
-    assert_eq!(assert_pairs(Operation::GetKeyMetadata, Quota).await, 3);
+    assert_eq!(assert_pairs(Operation::Encrypt, Quota).await, 7 * 6 / 2 - 1);
+    assert_eq!(assert_pairs(Operation::GetKeyMetadata, Quota).await, 6);
 }
 
 #[tokio::test]

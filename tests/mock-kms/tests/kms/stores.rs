@@ -421,7 +421,8 @@ async fn a_proxy_learns_why_it_is_asked() {
         assert_eq!(*operation, Operation::GetHealthStatus);
         let metadata = body["requestMetadata"].as_object().unwrap();
         assert_eq!(metadata["kmsOperation"], expected);
-        let names: Vec<_> = metadata.keys().collect();
+        let mut names: Vec<_> = metadata.keys().collect();
+        names.sort();
         assert_eq!(names, ["kmsOperation", "kmsRequestId"]);
     }
 }
