@@ -29,13 +29,16 @@ pub struct Metrics {
     pub authentication_failures: IntCounterVec,
     /// Requests that policies denied, by store and reason: `forbid`, `no_permit`, `evaluation_error`.
     pub policy_denials: IntCounterVec,
-    /// When the server's own certificates end, in seconds since 1970, by place in the configuration and by part: `leaf`, or
+    /// When the server's own certificates end, in seconds since 1970, by place in the configuration (`admin-` and the place for those
+    /// of the admin listener) and by part: `leaf`, or
     /// `issuers`, the first of those above it.
     pub certificate_ends: IntGaugeVec,
     /// 1 where KMS might take offence at a certificate of the server, by place in the configuration and by oddity.
     pub certificate_oddities: IntGaugeVec,
     /// Clients cut off in the TLS handshake for their certificate, by reason.
     pub client_certificate_failures: IntCounterVec,
+    /// The same on the admin listener.
+    pub admin_client_certificate_failures: IntCounterVec,
     /// Open connections on the TLS listener.
     pub connections: IntGauge,
     /// Connections closed by us, by reason.
@@ -166,6 +169,12 @@ impl Metrics {
                 r,
                 "xks_client_certificate_failures_total",
                 "Clients cut off in the TLS handshake for their certificate, or for having none.",
+                &["reason"],
+            ),
+            admin_client_certificate_failures: counters(
+                r,
+                "xks_admin_client_certificate_failures_total",
+                "Clients of the admin listener cut off in the TLS handshake for their certificate, or for having none.",
                 &["reason"],
             ),
             connections: gauge(r, "xks_connections", "Open connections on the TLS listener."),

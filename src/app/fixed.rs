@@ -28,7 +28,7 @@ impl Fixed {
     pub(super) fn of(config: &Config) -> Self {
         Self {
             listen: config.listen,
-            admin_listen: config.admin_listen,
+            admin_listen: config.admin.listen,
             ping_listen: config.ping_listen,
             limits: config.limits,
             timeouts: config.timeouts,
@@ -47,7 +47,7 @@ impl Fixed {
     ) -> Vec<String> {
         let settings = [
             ("server.listen", self.listen == next.listen),
-            ("admin.listen", self.admin_listen == next.admin_listen),
+            ("admin.listen", self.admin_listen == next.admin.listen),
             ("ping.listen", self.ping_listen == next.ping_listen),
             ("server.limits", self.limits == next.limits),
             ("server.timeouts, lame_duck_secs and drain_secs", self.timeouts == next.timeouts),

@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::hsm::{Fleet, Modules};
 use crate::iv_budget::{IvBudget, IvBudgetFault};
 use crate::metrics::Metrics;
-use crate::server::{self, CurrentTls, Drain, State, serve_ping, serve_plain, stranger_lines};
+use crate::server::{self, CurrentTls, Drain, SmallTls, State, serve_admin, serve_ping, stranger_lines};
 use crate::tls::show_chains;
 
 use files::Snapshot;
@@ -87,13 +87,14 @@ pub async fn run(
     reload::note_loaded(&metrics);
     let config_files = Snapshot::default().look(&config.files);
     let listener = listen(config.listen, "KMS").await?;
-    let admin_listener = listen(config.admin_listen, "operators").await?;
+    let admin_listener = listen(config.admin.listen, "operators").await?;
     let ping_listener = match config.ping_listen {
         Some(address) => Some(listen(address, "load balancers").await?),
         None => None,
     };
     let fixed = Fixed::of(&config);
-    show_chains(&config.certificates, config.endpoint.as_deref(), &metrics);
+    let admin_certificates = config.admin.tls.as_ref().map_or(&[][..], |tls| &tls.certificates);
+    show_chains(&config.certificates, config.endpoint.as_deref(), admin_certificates, &metrics);
     let iv_budget = Arc::new(IvBudget::open(&config.iv_budget, &metrics)?);
     let audit = config.audit.map(|settings| Audit::open(settings, &metrics)).transpose()?.map(Arc::new);
     tokio::spawn(tend_audit(audit.clone(), rotated));
@@ -117,7 +118,8 @@ pub async fn run(
         strangers_in_flight: Semaphore::new(config.limits.max_in_flight.div_ceil(2)),
     });
     let admin_router = admin::router(Arc::clone(&readiness), Arc::clone(&metrics));
-    tokio::spawn(serve_plain(admin_listener, admin_router));
+    let admin_tls = SmallTls::new(config.admin.tls.map(|tls| tls.listener), &metrics);
+    tokio::spawn(serve_admin(admin_listener, admin_router, Arc::clone(&admin_tls)));
     if let Some(listener) = ping_listener {
         tokio::spawn(serve_ping(listener, admin::ping_router(Arc::clone(&readiness))));
     }
@@ -137,6 +139,7 @@ pub async fn run(
         watches,
         fixed,
         tls_identity: config.tls_identity,
+        admin_tls,
         watch_interval: config.watch_interval,
         files: config_files,
     };

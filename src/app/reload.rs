@@ -23,7 +23,7 @@ use crate::config::{Config, ConfigError, LogLevel};
 use crate::hsm::{Token, TokenSettings};
 use crate::iv_budget::IvBudget;
 use crate::metrics::Metrics;
-use crate::server::State;
+use crate::server::{SmallTls, State};
 use crate::tls::{TlsIdentity, show_chains};
 
 /// Loads of files that are being replaced meanwhile, before the last one counts.
@@ -127,6 +127,7 @@ pub(super) struct Reloader {
     pub(super) watches: Vec<AbortHandle>,
     pub(super) fixed: Fixed,
     pub(super) tls_identity: TlsIdentity,
+    pub(super) admin_tls: Arc<SmallTls>,
     pub(super) watch_interval: Option<Duration>,
     /// The files as they were when they were last loaded, whatever came of it.
     pub(super) files: Snapshot,
@@ -232,6 +233,8 @@ impl Reloader {
         let Config { tls, tls_identity, fleet, iv_budget, log_level, watch_interval, tokens, stores, .. } =
             config;
         let (certificates, endpoint) = (config.certificates, config.endpoint);
+        let (admin_certificates, admin_tls) =
+            config.admin.tls.map(|tls| (tls.certificates, tls.listener)).unzip();
         let added = self.add_tokens(&tokens)?;
         let next =
             Stores::build(stores, &self.tokens, &self.iv_budget, &self.state.metrics, Some(&self.current));
@@ -254,7 +257,9 @@ impl Reloader {
             self.state.tls.publish(tls, trust_changes);
             self.tls_identity = tls_identity;
         }
-        show_chains(&certificates, endpoint.as_deref(), &self.state.metrics);
+        self.admin_tls.publish(admin_tls);
+        let admin_certificates = admin_certificates.unwrap_or_default();
+        show_chains(&certificates, endpoint.as_deref(), &admin_certificates, &self.state.metrics);
         self.state.fleet.store(Arc::new(fleet));
         self.iv_budget.set_share(iv_budget.share);
         self.publish(next);

@@ -25,7 +25,10 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
     let mut report = Report::default();
     report.good(&format!("the configuration {} is well-formed", path.display()));
     for files in &config.certificates {
-        check_certificate(files, config.endpoint.as_deref(), &mut report);
+        check_certificate(files, config.endpoint.as_deref(), true, &mut report);
+    }
+    for files in config.admin.tls.iter().flat_map(|tls| &tls.certificates) {
+        check_certificate(files, None, false, &mut report);
     }
     report_tls(&config.tls, &mut report);
     if config.tokens.iter().any(|token| token.pin.is_some() && token.state_dir.is_none()) {
@@ -93,7 +96,12 @@ fn report_tls(tls: &ListenerTls, report: &mut Report) {
     ));
 }
 
-fn check_certificate(files: &CertificateFiles, endpoint: Option<&str>, report: &mut Report) {
+fn check_certificate(
+    files: &CertificateFiles,
+    endpoint: Option<&str>,
+    is_for_kms: bool,
+    report: &mut Report,
+) {
     let name = files.chain_file.display();
     let now = clock::wall_clock().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
@@ -114,7 +122,7 @@ fn check_certificate(files: &CertificateFiles, endpoint: Option<&str>, report: &
             () => report.good(&text),
         }
     }
-    for oddity in &chain.oddities {
+    for oddity in chain.oddities.iter().filter(|_| is_for_kms) {
         report.notice(&format!("certificate {name}: {oddity}"));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `deploy/xks-proxy.example.toml` explains every key.
 
+mod admin;
 mod audit;
 mod cases;
 mod keys;
@@ -21,6 +22,7 @@ use thiserror::Error;
 use toml::de::DeTable;
 use zeroize::Zeroizing;
 
+pub use admin::{AdminSettings, AdminTls};
 pub use cases::{PolicyCase, read_policy_cases};
 pub use reader::Fault;
 use reader::{Faults, Section, Table, Value};
@@ -53,8 +55,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What GetHealthStatus says of the fleet.
     pub fleet: Fleet,
-    /// Where operators connect.
-    pub admin_listen: SocketAddr,
+    /// Where and how operators connect.
+    pub admin: AdminSettings,
     /// Where load balancers ask for `/ping` without TLS.
     pub ping_listen: Option<SocketAddr>,
     /// What is kept of initialization vectors, and where.
@@ -188,7 +190,7 @@ fn read<'d>(
     let mut root = Table::root(document, faults);
     let server = root.require("server").and_then(|server| server.table());
     let server = server.and_then(|server| server::read(server, folder));
-    let admin_listen = read_admin(root.section("admin"));
+    let admin = admin::read(root.section("admin"), folder);
     let ping_listen = read_listen(root.section("ping"));
     let state = read_state(root.section("state"), folder);
     let audit = root.take("audit").and_then(|value| value.table());
@@ -210,7 +212,7 @@ fn read<'d>(
         limits: server.limits,
         timeouts: server.timeouts,
         fleet: server.fleet,
-        admin_listen: admin_listen.unwrap_or(DEFAULT_ADMIN_LISTEN),
+        admin,
         ping_listen,
         iv_budget: IvBudgetSettings { dir: state_dir, share: IVS_PER_KEY / instances },
         proxy_protocol_from: server.proxy_protocol_from,
@@ -221,25 +223,6 @@ fn read<'d>(
         tokens,
         stores,
     })
-}
-
-/// Loopback: what the admin listener shows is for the operator alone.
-const DEFAULT_ADMIN_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
-
-/// Whoever reaches this listener reads the metrics, and there is no TLS on it: a reachable one must be meant.
-fn read_admin(mut section: Section<'_>) -> Option<SocketAddr> {
-    let value = section.take("listen");
-    let listen = value.as_ref().and_then(Value::socket_address);
-    let is_insecure_ok = section.take("insecure_ok").and_then(|value| value.boolean()).unwrap_or(false);
-    if let (Some(value), Some(address)) = (value, listen)
-        && !address.ip().to_canonical().is_loopback()
-        && !is_insecure_ok
-    {
-        value.fault("is plain HTTP that others can reach: use a loopback address, or say insecure_ok = true beside it");
-    }
-    section.finish();
-    listen
 }
 
 fn read_listen(mut section: Section<'_>) -> Option<SocketAddr> {

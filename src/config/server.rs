@@ -35,7 +35,7 @@ pub(super) fn read(mut server: Table<'_>, folder: &Path) -> Option<ServerSetting
     let drain_secs = server.take("drain_secs").map_or(Some(10), |value| value.integer(1..=300));
     let proxy_protocol_from = read_networks(&mut server);
     let endpoint = server.take("endpoint").map(|value| value.parsed(parse_host_name));
-    let tls = read_tls(&mut server, folder);
+    let tls = read_tls(&mut server, folder, ClientNames::KmsAndCommon);
     let limits = read_limits(server.section("limits"));
     let timeouts = read_timeouts(server.section("timeouts"));
     server.finish();
@@ -73,13 +73,25 @@ fn read_networks(server: &mut Table<'_>) -> Vec<IpNet> {
     networks.array().iter().filter_map(|network| network.parsed(parse)).collect()
 }
 
-fn read_tls(
+/// Which names of clients a listener may be told to accept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClientNames {
+    /// KMS's of some Regions, and others.
+    KmsAndCommon,
+    /// Whole common names.
+    Common,
+}
+
+/// `certificates` and `client_certificates` of a listener's table.
+pub(super) fn read_tls(
     server: &mut Table<'_>,
     folder: &Path,
+    client_names: ClientNames,
 ) -> Option<(ListenerTls, Vec<CertificateFiles>, TlsIdentity)> {
     let clients_value = server.take("client_certificates");
     let clients = clients_value.as_ref();
-    let clients = clients.map(|value| value.table().and_then(|table| read_clients(table, folder)));
+    let clients =
+        clients.map(|value| value.table().and_then(|table| read_clients(table, folder, client_names)));
     let certificates = server.require("certificates")?;
     let mut files = Vec::new();
     let mut is_whole = true;
@@ -117,13 +129,19 @@ fn read_tls(
     }
 }
 
-/// `[server.client_certificates]`: the authority and the subjects are both needed.
-fn read_clients(mut table: Table<'_>, folder: &Path) -> Option<ClientCertificates> {
+/// `client_certificates`: the authority and the subjects are both needed.
+fn read_clients(mut table: Table<'_>, folder: &Path, names: ClientNames) -> Option<ClientCertificates> {
     let ca_file = table.require("ca_file").and_then(|value| value.file_in(folder));
-    let of_regions = read_names(&mut table, "regions", parse_region);
+    let of_regions = match names {
+        ClientNames::KmsAndCommon => read_names(&mut table, "regions", parse_region),
+        ClientNames::Common => Some(Vec::new()),
+    };
     let others = read_names(&mut table, "common_names", parse_common_name);
     if [&of_regions, &others].iter().all(|names| names.as_ref().is_some_and(Vec::is_empty)) {
-        table.fault("regions or common_names must say whose certificates are accepted: an authority has many customers");
+        let keys = if names == ClientNames::Common { "common_names" } else { "regions or common_names" };
+        table.fault(format!(
+            "{keys} must say whose certificates are accepted: an authority has many customers"
+        ));
     }
     table.finish();
     let common_names = [of_regions?, others?].concat();

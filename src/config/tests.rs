@@ -5,6 +5,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use xks_harness::Pki;
 
+use super::admin::DEFAULT_ADMIN_LISTEN;
 use super::*;
 use crate::audit::OnFailure;
 use crate::hsm::TokenSelector;
@@ -42,7 +43,8 @@ fn parse(source: &str) -> Result<Config, Vec<String>> {
 fn the_example_loads() {
     let config = parse(EXAMPLE).unwrap();
     assert_eq!(config.listen.port(), 443);
-    assert_eq!(config.admin_listen, DEFAULT_ADMIN_LISTEN);
+    assert_eq!(config.admin.listen, DEFAULT_ADMIN_LISTEN);
+    assert!(config.admin.tls.is_none());
     assert_eq!(config.ping_listen.unwrap().port(), 8080);
     assert_eq!(config.limits.sizes.max_plaintext_bytes, 4300);
     assert_eq!(config.timeouts.request.as_millis(), 200);
@@ -76,6 +78,8 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
                         "iv_source",
                         "hmac_key",
                         "policies",
+                        "certificates",
+                        "client_certificates",
                         "ca_file",
                         "regions",
                         "common_names",
@@ -99,7 +103,7 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
     assert_eq!(shown.limits, default.limits);
     assert_eq!(shown.timeouts, default.timeouts);
     assert_eq!(shown.fleet, default.fleet);
-    assert_eq!(shown.admin_listen, default.admin_listen);
+    assert_eq!(shown.admin.listen, default.admin.listen);
     assert_eq!(shown.log_level, default.log_level);
     assert_eq!(shown.audit, default.audit);
     assert_eq!(shown.proxy_protocol_from, default.proxy_protocol_from);
@@ -482,6 +486,39 @@ fn client_certificates_want_an_authority_and_a_name() {
     }
 }
 
+const ADMIN_CERTIFICATES: &str =
+    "certificates = [{ chain_file = \"tls/server-ecdsa.pem\", key_file = \"tls/server-ecdsa.key\" }]\n";
+
+#[test]
+fn faults_of_the_admin_listeners_tls_are_reported() {
+    let with = |lines: &str| parse(&EXAMPLE.replace("[admin]", &format!("[admin]\n{lines}")));
+    let clients = |lines: &str| {
+        format!(
+            "{ADMIN_CERTIFICATES}client_certificates = {{ ca_file = \"tls/amazon-trust-services.pem\", {lines} }}\n"
+        )
+    };
+    let settings = with(&clients("common_names = [\"prometheus\"]")).unwrap().admin.tls.unwrap();
+    assert_eq!(settings.listener.server.alpn_protocols, [b"http/1.1"]);
+    assert_eq!(settings.certificates.len(), 1);
+    for (lines, said) in [
+        ("certificates = []", "admin.certificates: no certificate"),
+        (
+            "certificates = [{ chain_file = \"pin\", key_file = \"pin\" }]",
+            "admin.certificates: cannot read a PEM",
+        ),
+        (
+            "client_certificates = { ca_file = \"pin\", common_names = [\"a\"] }",
+            "admin.client_certificates: needs certificates",
+        ),
+        (&clients("regions = [\"eu-central-1\"]"), "admin.client_certificates: unknown key"),
+        (&clients("common_names = []"), "admin.client_certificates.common_names: must not be empty"),
+        (&clients("common_names = [\"*\"]"), "must be a whole common name"),
+    ] {
+        let faults = with(lines).map(|_| ()).unwrap_err();
+        assert!(faults.iter().any(|fault| fault.contains(said)), "{lines}: {faults:#?}");
+    }
+}
+
 #[test]
 fn an_admin_listener_that_others_can_reach_must_be_meant() {
     let with = |lines: &str| parse(&EXAMPLE.replace("[admin]", &format!("[admin]\n{lines}")));
@@ -490,6 +527,7 @@ fn an_admin_listener_that_others_can_reach_must_be_meant() {
         assert!(faults[0].contains("admin.listen: is plain HTTP that others can reach"), "{faults:#?}");
         with(&format!("listen = {reachable:?}\ninsecure_ok = true")).unwrap();
         with(&format!("listen = {reachable:?}\ninsecure_ok = false")).map(|_| ()).unwrap_err();
+        with(&format!("listen = {reachable:?}\n{ADMIN_CERTIFICATES}")).unwrap();
     }
     for loopback in ["127.0.0.1:9464", "127.1.2.3:9464", "[::1]:9464", "[::ffff:127.0.0.1]:9464"] {
         with(&format!("listen = {loopback:?}")).unwrap();

@@ -74,6 +74,8 @@ pub(super) async fn serve(
         Ok(Err(HandshakeFault::ProxyProtocol(fault))) => {
             if state.stranger_lines.check().is_ok() {
                 tracing::warn!(%address, error = %fault, "a connection from proxy_protocol_from has no PROXY header");
+            } else {
+                state.metrics.log_lines_suppressed.inc();
             }
             return closed(&state, "no_proxy_header");
         }
@@ -141,12 +143,14 @@ fn not_admitted(state: &State, address: SocketAddr, fault: &ClientFault) {
     state.metrics.client_certificate_failures.with_label_values(&[fault.label()]).inc();
     if state.stranger_lines.check().is_ok() {
         tracing::warn!(%address, reason = %fault, "a client was cut off in the TLS handshake");
+    } else {
+        state.metrics.log_lines_suppressed.inc();
     }
 }
 
 /// Closes a connection behind an alert, and sends what is left of that. Closed with bytes unread, the system would reset the
 /// connection, and the client could lose the alert to that: it may be about to send a request.
-async fn leave_behind(mut stream: TcpStream, alert: &[u8], place: &Place) {
+pub(super) async fn leave_behind(mut stream: TcpStream, alert: &[u8], place: &Place) {
     let farewell = async {
         stream.write_all(alert).await?;
         stream.shutdown().await?;

@@ -6,11 +6,11 @@ mod answer;
 mod body;
 mod connection;
 mod listener;
-mod plain;
 mod proxy_protocol;
 mod record;
 mod retirement;
 mod service;
+mod small;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,9 @@ use xks_spec::request::SizeLimits;
 
 pub use admission::Connections;
 pub use listener::{Drain, serve};
-pub use plain::{serve_ping, serve_plain};
 pub use record::stranger_lines;
 pub use retirement::CurrentTls;
+pub use small::{SmallTls, serve_admin, serve_ping};
 
 use crate::admin::Readiness;
 use crate::audit::Audit;

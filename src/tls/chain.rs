@@ -117,29 +117,43 @@ impl ServerChain {
         })
     }
 
-    fn show(&self, index: usize, metrics: &Metrics) {
-        let index = index.to_string();
+    fn show_ends(&self, name: &str, metrics: &Metrics) {
         let ends = [("leaf", Some(self.leaf_ends_unix_secs)), ("issuers", self.issuers_end_unix_secs)];
         for (part, end) in ends {
             if let Some(end) = end {
-                metrics.certificate_ends.with_label_values(&[index.as_str(), part]).set(end);
+                metrics.certificate_ends.with_label_values(&[name, part]).set(end);
             }
         }
+    }
+
+    fn show_oddities(&self, name: &str, metrics: &Metrics) {
         for label in Oddity::LABELS {
             let is_so = self.oddities.iter().any(|oddity| oddity.label() == label);
-            metrics.certificate_oddities.with_label_values(&[index.as_str(), label]).set(is_so.into());
+            metrics.certificate_oddities.with_label_values(&[name, label]).set(is_so.into());
         }
     }
 }
 
-/// Shows the chains of a configuration as metrics, and nothing any more of those of another.
-pub fn show_chains(certificates: &[CertificateFiles], endpoint: Option<&str>, metrics: &Metrics) {
+/// Shows the chains of a configuration as metrics, and nothing any more of those of another: of those that KMS sees all, of
+/// the admin listener's when they end.
+pub fn show_chains(
+    certificates: &[CertificateFiles],
+    endpoint: Option<&str>,
+    of_admin: &[CertificateFiles],
+    metrics: &Metrics,
+) {
     metrics.certificate_ends.reset();
     metrics.certificate_oddities.reset();
     for (index, files) in certificates.iter().enumerate() {
         // That it can be read is the configuration's business.
         if let Ok(chain) = ServerChain::of(files, endpoint) {
-            chain.show(index, metrics);
+            chain.show_ends(&index.to_string(), metrics);
+            chain.show_oddities(&index.to_string(), metrics);
+        }
+    }
+    for (index, files) in of_admin.iter().enumerate() {
+        if let Ok(chain) = ServerChain::of(files, None) {
+            chain.show_ends(&format!("admin-{index}"), metrics);
         }
     }
 }

@@ -112,6 +112,13 @@ impl ListenerTls {
         Ok(Self { server: Arc::new(server), clients })
     }
 
+    /// The same for a listener that speaks no HTTP/2.
+    #[must_use]
+    pub fn http1_only(mut self) -> Self {
+        Arc::make_mut(&mut self.server).alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+        self
+    }
+
     /// Whether a client whose handshake has ended may stay; the subject of its certificate where one was asked for.
     ///
     /// # Errors

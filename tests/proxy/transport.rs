@@ -1,5 +1,6 @@
 //! TLS and what is spoken through it: versions, suites, certificates, ALPN, resumption.
 
+mod admin;
 mod certificates;
 mod chains;
 mod latency;
