@@ -128,6 +128,43 @@ async fn ambiguous_lengths_smuggle_nothing() {
     }
 }
 
+/// A lone LF ends a line of the head, as RFC 9112 (2.2) lets it, and then does so wherever it stands: what is a head and what
+/// a body has one reading, and it is that of the signature too.
+#[tokio::test]
+async fn a_lone_lf_ends_a_line_wherever_it_stands() {
+    let length = HIDDEN.len();
+    let cases = [
+        ("behind the line before the length", format!("x: y\ncontent-length: {length}\r\n\r\n{HIDDEN}")),
+        ("behind the length", format!("content-length: {length}\nx: y\r\n\r\n{HIDDEN}")),
+        ("at the end of the head", format!("content-length: {length}\r\n\n{HIDDEN}")),
+        ("twice", format!("content-length: {length}\n\n{HIDDEN}")),
+        (
+            "before a second length that is the same",
+            format!("content-length: {length}\ncontent-length: {length}\n\n{HIDDEN}"),
+        ),
+    ];
+    let proxy = Proxy::start(&Setup::default()).await;
+    for (name, rest) in cases {
+        let answers = answers(&proxy, format!("{UNSIGNED}{rest}").as_bytes()).await;
+        let statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+        assert_eq!(statuses, [401, 404], "{name}: the hidden request is a body");
+    }
+    for (name, rest) in [
+        ("between two lengths", format!("content-length: 0\ncontent-length: {length}\r\n\r\n{HIDDEN}")),
+        (
+            "before an encoding",
+            format!(
+                "content-length: 0\ntransfer-encoding: chunked\r\n\r\n{length:x}\r\n{HIDDEN}\r\n0\r\n\r\n"
+            ),
+        ),
+        ("before a folded line", format!("x: y\n content-length: {length}\r\n\r\n{HIDDEN}")),
+    ] {
+        let answers = answers(&proxy, format!("{UNSIGNED}{rest}").as_bytes()).await;
+        assert!(!answers.iter().any(is_ping), "{name}: the hidden request was answered: {answers:?}");
+        assert!(answers.iter().all(|answer| answer.status.is_client_error()), "{name}: {answers:?}");
+    }
+}
+
 /// Bodies whose end is beyond doubt: the connection goes on behind them, and the request behind them is the next.
 #[tokio::test]
 async fn bodies_with_a_clear_end_are_skipped_whole() {
