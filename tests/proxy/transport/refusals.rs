@@ -72,6 +72,50 @@ async fn openssl_agrees_on_what_is_spoken_and_what_is_not() {
     }
 }
 
+/// What sslscan finds enabled: protocols, and suites by protocol.
+fn sslscan(proxy: &Proxy) -> (Vec<String>, Vec<String>) {
+    let mut command = Command::new("sslscan");
+    command.args(["--no-colour", "--no-fallback", "--no-renegotiation", "--no-groups", "--xml=-"]);
+    let output = command.arg(proxy.address.to_string()).output().expect("sslscan is not installed");
+    let xml = String::from_utf8(output.stdout).unwrap();
+    let attribute = |line: &str, name: &str| {
+        let (_, rest) = line.split_once(&format!(" {name}=\""))?;
+        Some(rest.split('"').next().unwrap().to_owned())
+    };
+    let lines = |element: &str| {
+        let start = format!("<{element} ");
+        xml.lines().map(str::trim).filter(move |line| line.starts_with(&start)).collect::<Vec<_>>()
+    };
+    let enabled = lines("protocol").into_iter().filter(|line| attribute(line, "enabled").unwrap() == "1");
+    let protocols = enabled
+        .map(|line| format!("{} {}", attribute(line, "type").unwrap(), attribute(line, "version").unwrap()));
+    let suites = lines("cipher").into_iter().map(|line| {
+        format!("{} {}", attribute(line, "sslversion").unwrap(), attribute(line, "cipher").unwrap())
+    });
+    let (mut protocols, mut suites) = (protocols.collect::<Vec<_>>(), suites.collect::<Vec<_>>());
+    protocols.sort();
+    suites.sort();
+    (protocols, suites)
+}
+
+#[tokio::test]
+async fn sslscan_agrees_on_protocols_and_suites() {
+    let file = |kind: &str| format!("{{ chain_file = \"{kind}.pem\", key_file = \"{kind}.key\" }}");
+    let (rsa, ecdsa) = ("TLSv1.2 ECDHE-RSA-AES256-GCM-SHA384", "TLSv1.2 ECDHE-ECDSA-AES256-GCM-SHA384");
+    for (kinds, of_certificates) in
+        [(&["rsa"][..], &[rsa][..]), (&["ecdsa"], &[ecdsa]), (&["ecdsa", "rsa"], &[ecdsa, rsa])]
+    {
+        let certificates = kinds.iter().map(|kind| file(kind)).collect::<Vec<_>>().join(", ");
+        let setup = Setup { certificates: format!("[{certificates}]"), ..Setup::default() };
+        let proxy = Proxy::start(&setup).await;
+        let (protocols, suites) = tokio::task::spawn_blocking(move || sslscan(&proxy)).await.unwrap();
+        assert_eq!(protocols, ["tls 1.2", "tls 1.3"], "{kinds:?}");
+        let mut expected = of_certificates.to_vec();
+        expected.extend(["TLSv1.3 TLS_AES_256_GCM_SHA384", "TLSv1.3 TLS_CHACHA20_POLY1305_SHA256"]);
+        assert_eq!(suites, expected, "{kinds:?}");
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_served_in_the_clear() {
     let proxy = Proxy::start(&Setup::default()).await;
