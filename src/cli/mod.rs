@@ -15,7 +15,7 @@ mod serve;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::app::Tokens;
 use crate::config::Config;
@@ -164,6 +164,12 @@ enum CredentialsCommand {
     /// the three forms is printed. With --dir all three are written, of one and the same credential, each readable by
     /// its owner alone. Whoever has the secret can use the store's keys.
     New(credentials::NewArgs),
+}
+
+/// The command line as clap knows it, of which the manual pages and shell completions are made.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command that the process was started with.
