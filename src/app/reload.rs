@@ -306,7 +306,7 @@ impl Reloader {
             store.credential_uses.hand_over(successor.map(|store| &store.credential_uses));
             if successor.is_none() {
                 store.latest.withdraw();
-                let _ = self.state.metrics.keys_unresolved.remove_label_values(&[&store.name]);
+                self.state.metrics.forget_store(&store.name);
             }
         }
         for (name, fleet) in &next.fleets {

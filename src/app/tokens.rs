@@ -159,6 +159,7 @@ fn build_store(
     metrics: &Arc<Metrics>,
 ) -> KeyStore {
     let keys = Arc::new(settings.keys);
+    metrics.begin_store(&settings.name);
     let (per_second, burst) = (settings.requests_per_second, settings.burst);
     let same_quota = before.map(|store| &store.quota).filter(|quota| quota.is_of(per_second, burst));
     KeyStore {
@@ -171,7 +172,7 @@ fn build_store(
             |store| Arc::clone(&store.latest),
         ),
         quota: same_quota.map_or_else(|| Arc::new(StoreQuota::new(per_second, burst)), Arc::clone),
-        credential_uses: CredentialUses::new(&settings.name, settings.credentials.ids(), metrics),
+        credential_uses: CredentialUses::new(&settings.name, settings.credentials.ages(), metrics),
         name: settings.name,
         prefix: settings.prefix,
         is_enabled: settings.is_enabled,

@@ -118,6 +118,8 @@ struct Shared {
     started_at: Instant,
     /// Milliseconds from the start to when the write began that has not ended, and 1; 0 where none is going on.
     busy_since_ms: AtomicU64,
+    /// The same of when the oldest record was handed over that the thread has taken and not written; 0 where there is none.
+    oldest_ms: AtomicU64,
     is_failing: AtomicBool,
     reopen_wanted: AtomicBool,
     close_wanted: AtomicBool,
@@ -139,6 +141,7 @@ impl Audit {
             lost: AtomicU64::new(0),
             started_at: clock::now(),
             busy_since_ms: AtomicU64::new(0),
+            oldest_ms: AtomicU64::new(0),
             is_failing: AtomicBool::new(false),
             reopen_wanted: AtomicBool::new(false),
             close_wanted: AtomicBool::new(false),
@@ -208,6 +211,7 @@ impl Audit {
         loop {
             let is_failing = self.shared.is_failing_or_hung();
             self.shared.metrics.audit_failing.set(i64::from(is_failing));
+            self.shared.metrics.audit_lag_seconds.set(self.shared.lag().as_secs_f64());
             if is_failing && !was_failing {
                 let path = self.shared.settings.path.display();
                 tracing::error!(%path, refusing = self.must_be_written(), "the audit log cannot be written");
@@ -245,7 +249,7 @@ impl Shared {
     ) -> Result<(), NotWritten> {
         let bytes = record.size_bytes();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let message = Message::Record(Pending { record, bytes, written });
+        let message = Message::Record(Pending { record, bytes, queued_ms: self.millis_now(), written });
         if queued <= MAX_QUEUED_BYTES && self.messages.try_send(message).is_ok() {
             return Ok(());
         }
@@ -267,6 +271,15 @@ impl Shared {
         match self.busy_since_ms.load(Ordering::Acquire) {
             0 => false,
             since => self.millis_now() >= since + u64::try_from(HUNG_AFTER.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// How long the oldest record has been waiting that is not written. While the thread writes or fails it keeps what it
+    /// has taken, so that what is still in the queue is younger.
+    fn lag(&self) -> Duration {
+        match self.oldest_ms.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            since => Duration::from_millis(self.millis_now().saturating_sub(since)),
         }
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Pending {
     pub(super) record: Box<RequestRecord>,
     /// Its share of the queue's memory.
     pub(super) bytes: usize,
+    /// When it was handed over, as [`Shared::millis_now`] counts.
+    pub(super) queued_ms: u64,
     /// Told once it is written; dropped where it is not.
     pub(super) written: Option<oneshot::Sender<()>>,
 }
@@ -122,6 +124,12 @@ impl Writer {
             }
             next = if self.is_batch_full() { None } else { messages.try_recv().ok() };
         }
+        self.note_oldest();
+    }
+
+    fn note_oldest(&self) {
+        let oldest_ms = self.backlog.first().map_or(0, |pending| pending.queued_ms);
+        self.shared.oldest_ms.store(oldest_ms, Ordering::Release);
     }
 
     fn is_batch_full(&self) -> bool {
@@ -225,6 +233,7 @@ impl Writer {
             tracing::info!("the audit log is written again");
         }
         self.shared.is_failing.store(false, Ordering::Release);
+        self.note_oldest();
         *self.shared.head.lock().unwrap_or_else(PoisonError::into_inner) = self.head;
         if let Err(error) = self.head_file.write(self.head) {
             tracing::warn!(%error, "the head of the audit log cannot be written beside it");

@@ -344,7 +344,12 @@ fn a_success_that_was_written_too_late_is_taken_back() {
     let mut writer = Writer::open(shared).unwrap();
     let late = |outcome| {
         let (written, _) = oneshot::channel();
-        Pending { record: Box::new(RequestRecord { outcome, ..*record() }), bytes: 0, written: Some(written) }
+        Pending {
+            record: Box::new(RequestRecord { outcome, ..*record() }),
+            bytes: 0,
+            queued_ms: 0,
+            written: Some(written),
+        }
     };
     writer.acknowledge(vec![(7, late("ok")), (8, late("KeyNotFoundException"))]);
     writer.run(&waiting);
@@ -364,6 +369,7 @@ fn shared(settings: AuditSettings) -> (Arc<Shared>, flume::Receiver<Message>) {
         lost: AtomicU64::new(0),
         started_at: clock::now(),
         busy_since_ms: AtomicU64::new(0),
+        oldest_ms: AtomicU64::new(0),
         is_failing: AtomicBool::new(false),
         reopen_wanted: AtomicBool::new(false),
         close_wanted: AtomicBool::new(false),

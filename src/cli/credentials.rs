@@ -13,6 +13,7 @@ use xks_spec::credential::{
 };
 
 use super::{EXIT_FAILED, EXIT_OK, complain, print};
+use crate::clock;
 
 /// Arguments of `credentials new`.
 #[derive(Debug, Args)]
@@ -117,7 +118,10 @@ fn render(format: Format, args: &NewArgs, id: &AccessKeyId, secret: &SecretAcces
     let uri_path = args.path_prefix.uri_path();
     match format {
         Format::Toml => {
-            format!("[[stores.credentials]]\naccess_key_id = \"{id}\"\nsecret_access_key = \"{secret}\"")
+            let created = time::OffsetDateTime::from(clock::wall_clock()).date();
+            format!(
+                "[[stores.credentials]]\naccess_key_id = \"{id}\"\nsecret_access_key = \"{secret}\"\ncreated = \"{created}\""
+            )
         }
         // SPEC(OPS-CONSOLE-001, OPS-CONSOLE-003): the file that the KMS console takes.
         Format::ConsoleJson => pretty(&json!({

@@ -158,6 +158,24 @@ fn parse_sample_metadata(text: &str) -> Result<Box<[u8]>, &'static str> {
     Ok(bytes.into())
 }
 
+/// The beginning of a day in UTC, in seconds since 1970.
+fn parse_date(text: &str) -> Result<i64, &'static str> {
+    const FAULT: &str = "must be a date such as \"2026-01-31\"";
+    let parts: Vec<_> = text.split('-').collect();
+    let [year, month, day] = parts.as_slice() else { return Err(FAULT) };
+    let is_number = |(part, chars): &(&&str, usize)| {
+        part.len() == *chars && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    if ![(year, 4), (month, 2), (day, 2)].iter().all(is_number) {
+        return Err(FAULT);
+    }
+    let month: u8 = month.parse().map_err(|_| FAULT)?;
+    let month = time::Month::try_from(month).map_err(|_| FAULT)?;
+    let (year, day) = (year.parse().map_err(|_| FAULT)?, day.parse().map_err(|_| FAULT)?);
+    let date = time::Date::from_calendar_date(year, month, day).map_err(|_| FAULT)?;
+    Ok(date.midnight().assume_utc().unix_timestamp())
+}
+
 fn non_zero(number: u64) -> Option<NonZeroU32> {
     NonZeroU32::new(u32::try_from(number).ok()?)
 }
@@ -199,8 +217,12 @@ fn read_credentials(
             let parsed = SecretAccessKey::parse(secret.expose());
             parsed.map_err(|fault| value.fault(fault.to_string())).ok()
         });
+        let created = match entry.take("created") {
+            Some(value) => value.parsed(parse_date).map(Some),
+            None => Some(None),
+        };
         entry.finish();
-        let (Some(id), Some(secret)) = (id, secret) else {
+        let (Some(id), Some(secret), Some(created)) = (id, secret, created) else {
             is_whole = false;
             continue;
         };
@@ -210,7 +232,7 @@ fn read_credentials(
             is_whole = false;
             continue;
         }
-        credentials.push(Credential::new(id, &secret, region.map(Into::into)));
+        credentials.push(Credential::new(id, &secret, region.map(Into::into)).created_at(created));
     }
     if array.array().is_empty() {
         array.fault("at least one credential is needed");

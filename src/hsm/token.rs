@@ -69,6 +69,7 @@ impl Token {
     ) -> std::io::Result<Self> {
         let (tasks, waiting_tasks) = flume::bounded(settings.queue_depth);
         let (messages, waiting_messages) = flume::bounded(MAX_WAITING_SEARCHES);
+        metrics.sessions.set(i64::try_from(settings.sessions).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared::new(settings, metrics, messages, tasks.clone()));
         let threads = Threads::start(&shared, modules, waiting_tasks, waiting_messages)?;
         Ok(Self { shared, tasks, threads })
@@ -392,7 +393,10 @@ impl Hsm for Token {
         let measured = self.shared.probe.result(settings.probe_max_age, 2 * settings.probe_interval);
         let board = &self.shared.board;
         let stuck = board.stuck(settings.stall_after);
-        self.shared.metrics.sessions_stalled.set(i64::try_from(stuck).unwrap_or(i64::MAX));
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.shared.metrics.sessions_stalled.set(count(stuck));
+        self.shared.metrics.sessions_busy.set(count(board.stuck(Duration::ZERO)));
+        self.shared.metrics.queue_jobs.set(count(self.tasks.len()));
         let (mut status, mut reason) = match measured {
             Some(measurement) => (Some(measurement.status), measurement.reason),
             None => (None, None),

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::IntGauge;
 
 use crate::metrics::Metrics;
+use crate::sigv4::Authenticated;
 
 /// When the credentials of one store were last used, in seconds since 1970; 0 for never since the process began.
 ///
@@ -15,19 +16,34 @@ pub struct CredentialUses {
     store: Arc<str>,
     metrics: Arc<Metrics>,
     last: HashMap<Box<str>, IntGauge>,
+    clock_skew_seconds: IntGauge,
 }
 
 impl CredentialUses {
-    /// Of a store with the access key ids given.
+    /// Of a store with the access key ids given, each with when its credential was made, in seconds since 1970.
     #[must_use]
-    pub fn new<'a>(store: &Arc<str>, ids: impl Iterator<Item = &'a str>, metrics: &Arc<Metrics>) -> Self {
-        let gauge = |id: &str| metrics.credential_last_used.with_label_values(&[&**store, id]);
-        let last = ids.map(|id| (id.into(), gauge(id))).collect();
-        Self { store: Arc::clone(store), metrics: Arc::clone(metrics), last }
+    pub fn new<'a>(
+        store: &Arc<str>,
+        ages: impl Iterator<Item = (&'a str, Option<i64>)>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let gauge = |(id, created): (&str, Option<i64>)| {
+            if let Some(created) = created {
+                metrics.credential_created.with_label_values(&[&**store, id]).set(created);
+            }
+            metrics.credential_last_used.with_label_values(&[&**store, id])
+        };
+        let last = ages.map(|age| (age.0.into(), gauge(age))).collect();
+        let clock_skew_seconds = metrics.clock_skew_seconds.with_label_values(&[store]);
+        Self { store: Arc::clone(store), metrics: Arc::clone(metrics), last, clock_skew_seconds }
     }
 
-    /// A request of the credential was authenticated.
-    pub fn note(&self, access_key_id: &str, now: SystemTime) {
+    /// A request was authenticated.
+    pub fn note(&self, request: &Authenticated, now: SystemTime) {
+        let access_key_id = &*request.access_key_id;
+        if self.clock_skew_seconds.get() != request.skew_secs {
+            self.clock_skew_seconds.set(request.skew_secs);
+        }
         let Some(last) = self.last.get(access_key_id) else { return };
         let secs = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let secs = i64::try_from(secs).unwrap_or(i64::MAX);
@@ -56,7 +72,9 @@ impl CredentialUses {
             );
             if !is_kept {
                 // Fails where it is not there, which is as good.
-                let _ = self.metrics.credential_last_used.remove_label_values(&[&*self.store, access_key_id]);
+                let labels = [&*self.store, access_key_id];
+                let _ = self.metrics.credential_last_used.remove_label_values(&labels);
+                let _ = self.metrics.credential_created.remove_label_values(&labels);
             }
         }
     }

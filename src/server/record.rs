@@ -163,8 +163,9 @@ impl Record {
             }
             _ => {}
         }
+        let store = self.store.as_ref().map_or("none", |store| &store.name);
+        self.state.metrics.errors.with_label_values(&[store, kind(&error)]).inc();
         if let Some(reason) = self.throttled_for(&error) {
-            let store = self.store.as_ref().map_or("none", |store| &store.name);
             self.state.metrics.throttled.with_label_values(&[store, reason]).inc();
         }
         self.end = End::Failed(error);
@@ -266,6 +267,15 @@ impl Record {
             certificate_subject = self.certificate_subject.as_deref(),
             http = self.http(),
         );
+    }
+}
+
+/// How KMS counts an error.
+fn kind(error: &Error) -> &'static str {
+    match error {
+        Error::Authentication(_) => "not_authenticated",
+        error if error.to_wire().name.is_retryable() => "retryable",
+        _ => "non_retryable",
     }
 }
 

@@ -137,9 +137,9 @@ async fn steps(
     let signature = sigv4::check_head(signed_head(head), &store.credentials, clock::wall_clock())?;
     let body = body::read(body, state.limits.max_body_bytes(), state.timeouts.body).await?;
     record.request_bytes = body.len();
-    let access_key_id = signature.verify(&body)?.access_key_id;
-    store.credential_uses.note(&access_key_id, clock::wall_clock());
-    record.access_key_id = Some(access_key_id);
+    let authenticated = signature.verify(&body)?;
+    store.credential_uses.note(&authenticated, clock::wall_clock());
+    record.access_key_id = Some(authenticated.access_key_id);
     drop(strangers_place);
     if peer.activity.authenticated() {
         peer.place.is_no_stranger();

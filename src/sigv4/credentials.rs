@@ -20,6 +20,7 @@ pub struct Credential {
     id: AccessKeyId,
     secret: Secret,
     region: Option<Box<str>>,
+    created_unix_secs: Option<i64>,
     /// Newest last. Holds only keys that verified a request, so that strangers cannot push them out.
     signing_keys: ArcSwap<Vec<CachedSigningKey>>,
 }
@@ -41,7 +42,19 @@ impl Credential {
     /// A credential, for requests of `region` alone where one is given.
     #[must_use]
     pub fn new(id: AccessKeyId, secret: &SecretAccessKey, region: Option<Box<str>>) -> Self {
-        Self { id, secret: Secret::copy_of(secret.expose()), region, signing_keys: ArcSwap::default() }
+        Self {
+            id,
+            secret: Secret::copy_of(secret.expose()),
+            region,
+            created_unix_secs: None,
+            signing_keys: ArcSwap::default(),
+        }
+    }
+
+    /// The same, made at that time, in seconds since 1970.
+    #[must_use]
+    pub fn created_at(self, unix_secs: Option<i64>) -> Self {
+        Self { created_unix_secs: unix_secs, ..self }
     }
 
     /// The Region that the credential is pinned to.
@@ -122,9 +135,9 @@ impl Credentials {
         Ok(Self { by_id, decoy: Credential::new(decoy_id, &decoy_secret, None) })
     }
 
-    /// The access key ids.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.by_id.keys().map(AccessKeyId::as_str)
+    /// The access key ids, each with when its credential was made, in seconds since 1970, where that is known.
+    pub fn ages(&self) -> impl Iterator<Item = (&str, Option<i64>)> {
+        self.by_id.iter().map(|(id, credential)| (id.as_str(), credential.created_unix_secs))
     }
 
     /// The credential of that id.

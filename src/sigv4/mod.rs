@@ -44,12 +44,15 @@ pub struct Authenticated {
     pub access_key_id: Box<str>,
     /// The Region in the credential scope.
     pub region: Box<str>,
+    /// The request's time less ours when its head came, in seconds.
+    pub skew_secs: i64,
 }
 
 /// A request whose head is in order and whose signature is yet to be computed.
 pub struct PendingSignature<'a> {
     authorization: Authorization<'a>,
     timestamp: Timestamp,
+    skew_secs: i64,
     credential: &'a Credential,
     head: SignedHead<'a>,
 }
@@ -89,14 +92,15 @@ pub fn check_head<'a>(
     canonical::check_signed_headers(&head, &authorization)?;
     // SPEC(AUTH-ROT-003, AUTH-KEY-002): the access key id selects the secret; an unknown one fails.
     let Some(credential) = credentials.find(authorization.access_key_id) else {
-        let decoy = PendingSignature { authorization, timestamp, credential: credentials.decoy(), head };
+        let credential = credentials.decoy();
+        let decoy = PendingSignature { authorization, timestamp, skew_secs, credential, head };
         let _ = decoy.matches(&Sha256::digest(b"").into());
         return Err(AuthenticationFault::UnknownAccessKeyId);
     };
     if credential.region().is_some_and(|pinned| pinned != authorization.region) {
         return Err(AuthenticationFault::ScopeRegion);
     }
-    Ok(PendingSignature { authorization, timestamp, credential, head })
+    Ok(PendingSignature { authorization, timestamp, skew_secs, credential, head })
 }
 
 /// The access key id that a request names, for the log: of a signature that does not hold, at most 64 characters.
@@ -125,6 +129,7 @@ impl PendingSignature<'_> {
         Ok(Authenticated {
             access_key_id: self.authorization.access_key_id.into(),
             region: self.authorization.region.into(),
+            skew_secs: self.skew_secs,
         })
     }
 

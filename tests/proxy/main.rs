@@ -17,6 +17,7 @@ mod isolation;
 mod iv_budget;
 mod keys_command;
 mod memory;
+mod metrics;
 mod migration;
 mod observability;
 mod operations;

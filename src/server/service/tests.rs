@@ -76,7 +76,7 @@ fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
     let keys = Arc::new(KeyMap::default());
     let store = KeyStore {
         iv_counts: Arc::new(IvBudget::open(&in_memory, &metrics).unwrap().of_store(&"a".into())),
-        credential_uses: CredentialUses::new(&"a".into(), [ID].into_iter(), &metrics),
+        credential_uses: CredentialUses::new(&"a".into(), [(ID, None)].into_iter(), &metrics),
         latest: LatestKeys::new(true, Arc::clone(&keys)),
         name: "a".into(),
         prefix: UriPathPrefix::parse("/a").unwrap(),

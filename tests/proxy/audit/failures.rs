@@ -29,6 +29,11 @@ async fn wait_until_failing(proxy: &Proxy, is_failing: bool) {
     proxy.wait_for("/metrics", |_, text| text.contains(&wanted)).await;
 }
 
+fn audit_lag(metrics: &str) -> f64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix("xks_audit_lag_seconds "));
+    line.unwrap().parse().unwrap()
+}
+
 async fn health(connection: &mut Connection) -> String {
     let health = connection.send(&XksRequest::health(&main_store())).await.ok();
     health["ekmFleetDetails"][0]["healthStatus"].as_str().unwrap().to_owned()
@@ -58,9 +63,12 @@ async fn a_full_disk_costs_no_request_and_no_record_where_requests_go_on() {
     connection.send(&encrypt()).await.ok();
     assert_eq!(health(&mut connection).await, "ACTIVE");
     assert!(proxy.metric("xks_audit_write_failures_total").await >= 1.0);
+    // The oldest record waits longer and longer, and not any more once it is written.
+    proxy.wait_for("/metrics", |_, text| audit_lag(text) >= 1.5).await;
     limit_file_size(&proxy, "unlimited");
     folder.wait_for_requests(23).await;
     wait_until_failing(&proxy, false).await;
+    proxy.wait_for("/metrics", |_, text| audit_lag(text) == 0.0).await;
     assert_eq!(proxy.metric("xks_audit_records_lost_total").await, 0.0);
     end(proxy).await;
     assert!(folder.requests().iter().all(|record| record["outcome"] == "ok"));
