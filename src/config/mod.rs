@@ -149,7 +149,8 @@ impl Config {
         let source = std::fs::read_to_string(path).map(Zeroizing::new);
         let source = source
             .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), reason: error.kind() })?;
-        let folder = path.parent().unwrap_or(Path::new(""));
+        // The folder of a bare file name is the working directory, which an empty path does not name.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // The parts that refer to each other by relative paths must not depend on the working directory.
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         let (config, named) = Self::parse_with_files(&source, &folder);
