@@ -1,6 +1,6 @@
 //! Configuration: one TOML file, read into settings that are known to be right, or a report of every fault.
 //!
-//! `deploy/xks-proxy.example.toml` explains every key.
+//! `deploy/xks-proxy.example.toml` explains every key; [`SETTINGS`] lists them.
 
 mod admin;
 mod audit;
@@ -8,6 +8,7 @@ mod cases;
 mod keys;
 mod policies;
 mod reader;
+mod reference;
 mod server;
 mod stores;
 mod tokens;
@@ -26,6 +27,7 @@ pub use admin::{AdminSettings, AdminTls};
 pub use cases::{PolicyCase, read_policy_cases};
 pub use reader::Fault;
 use reader::{Faults, Section, Table, Value};
+pub use reference::{Kind, SETTINGS, Setting, Takeover};
 pub use stores::StoreSettings;
 
 use crate::audit::AuditSettings;

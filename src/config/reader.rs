@@ -45,11 +45,30 @@ pub(super) struct Faults<'d> {
     source: &'d str,
     found: RefCell<Vec<Fault>>,
     files: RefCell<BTreeSet<PathBuf>>,
+    /// Every setting that was asked for, with the range of numbers where it was asked for as one.
+    #[cfg(test)]
+    pub(super) asked: RefCell<std::collections::BTreeMap<String, Option<RangeInclusive<u64>>>>,
 }
 
 impl<'d> Faults<'d> {
     pub(super) const fn new(source: &'d str) -> Self {
-        Self { source, found: RefCell::new(Vec::new()), files: RefCell::new(BTreeSet::new()) }
+        Self {
+            source,
+            found: RefCell::new(Vec::new()),
+            files: RefCell::new(BTreeSet::new()),
+            #[cfg(test)]
+            asked: RefCell::new(std::collections::BTreeMap::new()),
+        }
+    }
+
+    /// `[0]` and the like become `[]`.
+    #[cfg(test)]
+    fn note_asked(&self, path: &str, range: Option<RangeInclusive<u64>>) {
+        let parts: Vec<_> =
+            path.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect();
+        let mut asked = self.asked.borrow_mut();
+        let entry = asked.entry(parts.join("[]")).or_default();
+        *entry = entry.take().or(range);
     }
 
     pub(super) fn note(&self, offset: usize, path: &str, problem: impl Into<String>) {
@@ -98,6 +117,8 @@ impl<'d> Table<'d> {
     /// The value of a key, if it is there.
     pub(super) fn take(&mut self, name: &'static str) -> Option<Value<'d>> {
         self.known.push(name);
+        #[cfg(test)]
+        self.faults.note_asked(&self.child_path(name), None);
         let value = self.entries.get(name)?;
         Some(Value { path: self.child_path(name), value, faults: self.faults })
     }
@@ -240,6 +261,8 @@ impl<'d> Value<'d> {
     }
 
     pub(super) fn integer(&self, range: RangeInclusive<u64>) -> Option<u64> {
+        #[cfg(test)]
+        self.faults.note_asked(&self.path, Some(range.clone()));
         let number = match self.value.get_ref() {
             DeValue::Integer(digits) => u64::from_str_radix(digits.as_str(), digits.radix()).ok(),
             _ => None,
