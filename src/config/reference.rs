@@ -106,7 +106,7 @@ pub const SETTINGS: &[Setting] = &[
     row("server.timeouts.max_age_secs", Number(1, 86_400), "900", Never, "A connection that is so old is asked to make place for a new one."),
     row("admin", Table("a table"), "", Never, "`/livez`, `/readyz` and `/metrics` in plain HTTP."),
     row("admin.listen", Address, "127.0.0.1:9464", Never, "Where operators connect."),
-    row("admin.insecure_ok", Flag, "false", Never, "Allows an address that others than this machine can reach."),
+    row("admin.insecure_ok", Flag, "false", Once, "Allows an address that others than this machine can reach."),
     row("ping", Table("a table"), "", Never, "`/ping` in plain HTTP and nothing else."),
     row("ping.listen", Address, "", Never, "Where load balancers connect. Without it there is no such listener; `/ping` is served over TLS too."),
     row("state", Table("a table"), "", Never, "What must outlive the process."),
