@@ -67,7 +67,7 @@ fn ratio((figure, value): &Figure, rounds: &[Round], seed: u64) -> Option<Ratio>
 }
 
 /// The 95 % percentile bootstrap interval of the median. With fewer than six values it is little more than their range.
-fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
+pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut medians: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
@@ -79,8 +79,11 @@ fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
     (medians[RESAMPLES / 40], medians[RESAMPLES - 1 - RESAMPLES / 40])
 }
 
-/// The median of at least one value.
-fn median(values: &mut [f64]) -> f64 {
+/// The median of at least one value, which are left in order.
+///
+/// # Panics
+/// Of no value.
+pub fn median(values: &mut [f64]) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }

@@ -1,0 +1,76 @@
+//! A PKCS#11 module in a process of its own, without a proxy: what everything in the budget is compared with.
+//!
+//! It initialises the module, logs in and searches for one key, and says how long that took. Then it does what is asked of
+//! it, a line each: `encrypt SECS`. It ends with its standard input. Nothing else is linked into it, so that its memory is
+//! the module's.
+
+use std::error::Error;
+use std::io::{BufRead, Write};
+use std::time::{Duration, Instant};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
+use cryptoki::session::{Session, UserType};
+use cryptoki::types::AuthPin;
+use rustix::time::{ClockId, clock_gettime};
+
+/// What is encrypted: a data key, under the context of a usual size.
+const PLAINTEXT: [u8; 32] = [0x5a; 32];
+const AAD: [u8; 100] = [0x61; 100];
+/// Calls between two looks at the clock.
+const BATCH: u32 = 256;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let words: Vec<String> = std::env::args().collect();
+    let [_, module, token, key] = words.as_slice() else {
+        return Err("usage: TOKEN_PIN=… xks-bare-module MODULE TOKEN-LABEL KEY-LABEL".into());
+    };
+    let pin = AuthPin::from(std::env::var("TOKEN_PIN")?);
+    let began = Instant::now();
+    let pkcs11 = Pkcs11::new(module)?;
+    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))?;
+    let mut session = None;
+    for slot in pkcs11.get_slots_with_initialized_token()? {
+        if pkcs11.get_token_info(slot)?.label() == token.as_str() {
+            session = Some(pkcs11.open_ro_session(slot)?);
+        }
+    }
+    let session = session.ok_or("the module has no such token")?;
+    session.login(UserType::User, Some(&pin))?;
+    let sought = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(key.as_bytes().to_vec())];
+    let key = *session.find_objects(&sought)?.first().ok_or("the token has no such key")?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", began.elapsed().as_micros())?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let secs = line.strip_prefix("encrypt ").ok_or("expected: encrypt SECS")?.parse()?;
+        let (calls, cpu, wall) = encrypt_for(&session, key, Duration::from_secs_f64(secs))?;
+        writeln!(out, "{calls} {} {}", cpu.as_nanos(), wall.as_nanos())?;
+    }
+    Ok(())
+}
+
+/// Encrypts one after the other on one session; returns how often, and the CPU and the time that it took.
+///
+/// `cryptoki` also asks for the output's size, a call of well under a microsecond in SoftHSM2.
+fn encrypt_for(
+    session: &Session,
+    key: ObjectHandle,
+    duration: Duration,
+) -> Result<(u64, Duration, Duration), Box<dyn Error>> {
+    let cpu_now = || Duration::try_from(clock_gettime(ClockId::ProcessCPUTime));
+    let (began, cpu_before) = (Instant::now(), cpu_now()?);
+    let mut calls: u64 = 0;
+    while began.elapsed() < duration {
+        for _ in 0..BATCH {
+            let mut iv = [0; 12];
+            iv[..8].copy_from_slice(&calls.to_be_bytes());
+            let mechanism = Mechanism::AesGcm(GcmParams::new(&mut iv, &AAD, 128.into())?);
+            session.encrypt(&mechanism, key, &PLAINTEXT)?;
+            calls += 1;
+        }
+    }
+    Ok((calls, cpu_now()?.saturating_sub(cpu_before), began.elapsed()))
+}

@@ -1,0 +1,85 @@
+//! CPU of a TLS 1.3 handshake with an ECDSA certificate, tickets included.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, HandshakeKind, NamedGroup};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+use xks_harness::client::{tls, tls_config};
+use xks_harness::{Http, Pki, Proxy};
+use xks_load::process::ProcessSample;
+
+use super::Part;
+use crate::rig::{Fault, Rig};
+use crate::table::Row;
+
+/// Handshakes at once.
+const CLIENTS: usize = 8;
+const PING: &[u8] = b"GET /ping HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+
+pub(super) fn measure(rig: &Rig) -> Result<Vec<Row>, Fault> {
+    let proxy = rig.start(&rig.setup(), rig.token(1));
+    let (mut hybrid, mut classical) = (tls_config(Http::One), without_hybrid()?);
+    hybrid.resumption = Resumption::disabled();
+    classical.resumption = Resumption::disabled();
+    let hybrid = cost_us(rig, &proxy, &hybrid, HandshakeKind::Full)?;
+    let classical = cost_us(rig, &proxy, &classical, HandshakeKind::Full)?;
+    let resumed = cost_us(rig, &proxy, &tls_config(Http::One), HandshakeKind::Resumed)?;
+    let row = |figure, us| Row::shown(Part::Handshake.name(), figure, us, "µs");
+    Ok(vec![
+        row("CPU of a new connection, full handshake, X25519MLKEM768", hybrid)
+            .at_most(300.0)
+            .noted("TCP, handshake, tickets, a /ping to read them behind, and the end"),
+        row("the same with X25519", classical).at_most(300.0),
+        row("the same, resumed", resumed),
+    ])
+}
+
+fn without_hybrid() -> Result<ClientConfig, rustls::Error> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups.retain(|group| group.name() == NamedGroup::X25519);
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(Pki::shared().roots())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// CPU of the proxy for each connection, in microseconds.
+fn cost_us(rig: &Rig, proxy: &Proxy, config: &ClientConfig, kind: HandshakeKind) -> Result<f64, Fault> {
+    let (address, until) = (proxy.address, Instant::now() + rig.duration());
+    let before = ProcessSample::read(proxy.pid())?;
+    let connections = rig.wait(async {
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let config = config.clone();
+            clients.spawn(async move {
+                let (mut connections, mut others) = (0_u32, 0_u32);
+                while Instant::now() < until {
+                    let mut stream = tls(address, config.clone()).await?;
+                    others += u32::from(stream.get_ref().1.handshake_kind() != Some(kind));
+                    stream.write_all(PING).await?;
+                    stream.read_to_end(&mut Vec::new()).await?;
+                    connections += 1;
+                }
+                // The first of a client that resumes has nothing to resume.
+                if others > 1 {
+                    Err(std::io::Error::other("a handshake of the other kind"))
+                } else {
+                    Ok(connections)
+                }
+            });
+        }
+        let mut connections = 0;
+        while let Some(client) = clients.join_next().await {
+            connections += client??;
+        }
+        Ok::<u32, Fault>(connections)
+    })?;
+    let after = ProcessSample::read(proxy.pid())?;
+    Ok((after.cpu() - before.cpu()).as_secs_f64() * 1e6 / f64::from(connections.max(1)))
+}

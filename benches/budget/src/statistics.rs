@@ -1,0 +1,81 @@
+//! What is made of several measurements of one thing.
+
+use xks_load::versus::{bootstrap_interval, median};
+
+/// Seed of the bootstrap: the same rounds give the same interval.
+const SEED: u64 = 1;
+
+/// The median of at least one value; NaN of none.
+pub(crate) fn median_of(values: &[f64]) -> f64 {
+    if values.is_empty() { f64::NAN } else { median(&mut values.to_vec()) }
+}
+
+/// A median and the 95 % bootstrap interval around it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Interval {
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+impl Interval {
+    /// Of at least one value; with fewer than six it is little more than their range.
+    pub(crate) fn of(values: &[f64]) -> Self {
+        if values.is_empty() {
+            return Self { median: f64::NAN, low: f64::NAN, high: f64::NAN };
+        }
+        let (low, high) = bootstrap_interval(values, SEED);
+        Self { median: median_of(values), low, high }
+    }
+
+    pub(crate) fn width(self) -> f64 {
+        self.high - self.low
+    }
+}
+
+/// Quotients of what was measured in the same rounds.
+pub(crate) fn quotients(values: &[f64], bases: &[f64]) -> Vec<f64> {
+    values.iter().zip(bases).map(|(value, base)| value / base).collect()
+}
+
+/// How much the samples grew: the median of their last fifth less that of their first. Two single samples would compare
+/// two moments; medians of fifths show a trend and forgive a peak.
+pub(crate) fn growth(samples: &[f64]) -> f64 {
+    let fifth = (samples.len() / 5).max(1).min(samples.len());
+    let (first, last) = (&samples[..fifth], &samples[samples.len() - fifth..]);
+    median_of(last) - median_of(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_sees_a_slope_and_forgives_a_peak() {
+        let slope: Vec<_> = (0..100).map(f64::from).collect();
+        assert!((growth(&slope) - 80.0).abs() < 1e-9, "{}", growth(&slope));
+        let mut peaks = vec![7.0; 100];
+        (peaks[0], peaks[50], peaks[99]) = (70.0, 900.0, 70.0);
+        assert!(growth(&peaks).abs() < 1e-9);
+        // A ramp that has come to rest before the last fifth is growth all the same.
+        let step: Vec<_> = (0..100).map(|index| if index < 30 { 1.0 } else { 2.0 }).collect();
+        assert!((growth(&step) - 1.0).abs() < 1e-9);
+        assert!((growth(&[1.0, 3.0]) - 2.0).abs() < 1e-9);
+        assert!(growth(&[]).is_nan());
+    }
+
+    #[test]
+    fn an_interval_lies_around_the_median_and_is_the_same_each_time() {
+        let ratios = [0.98, 1.01, 1.0, 1.03, 0.99, 1.0, 1.02];
+        let interval = Interval::of(&ratios);
+        assert!((interval.median - 1.0).abs() < 1e-9);
+        assert!(interval.low <= 1.0 && interval.high >= 1.0 && interval.width() < 0.05, "{interval:?}");
+        assert_eq!(interval, Interval::of(&ratios));
+        assert!(Interval::of(&[]).median.is_nan());
+    }
+
+    #[test]
+    fn quotients_are_made_round_by_round() {
+        assert_eq!(quotients(&[2.0, 9.0], &[1.0, 3.0]), [2.0, 3.0]);
+    }
+}

@@ -1,0 +1,256 @@
+//! Figures, what they are held against, and the table of them.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::statistics::Interval;
+
+/// An interval of a ratio that is wider says nothing: the machine was too noisy to see a difference of a tenth.
+const WIDEST_INTERVAL: f64 = 0.1;
+
+/// What came of comparing a figure with its budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Verdict {
+    /// Within the budget.
+    Met,
+    /// Beyond it.
+    Missed,
+    /// The measurement is too noisy to tell.
+    Undecided,
+    /// No budget: shown for comparison.
+    Shown,
+    /// There is no figure: measuring it failed.
+    Failed,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Met => "met",
+            Self::Missed => "**missed**",
+            Self::Undecided => "**undecided**",
+            Self::Shown => "",
+            Self::Failed => "**failed**",
+        }
+    }
+
+    /// Whether the run as a whole cannot be called good.
+    pub(crate) fn is_bad(self) -> bool {
+        !matches!(self, Self::Met | Self::Shown)
+    }
+}
+
+/// One figure.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Row {
+    /// The part of the budget that it belongs to, as `--only` names it.
+    pub(crate) part: &'static str,
+    /// What was measured.
+    pub(crate) figure: String,
+    /// Unit of `measured`; empty for a bare number.
+    pub(crate) unit: &'static str,
+    /// The figure; null where measuring failed.
+    pub(crate) measured: Option<f64>,
+    /// The same in bare SoftHSM2 encrypts of this run, or to another base that `note` names.
+    pub(crate) ratio: Option<f64>,
+    /// 95 % bootstrap interval of the ratio.
+    pub(crate) ratio_interval: Option<(f64, f64)>,
+    /// The budget in words.
+    pub(crate) budget: String,
+    /// Whether it was met.
+    pub(crate) verdict: Verdict,
+    /// What the reader has to know besides.
+    pub(crate) note: String,
+}
+
+impl Row {
+    /// A figure without a budget.
+    pub(crate) fn shown(
+        part: &'static str,
+        figure: impl Into<String>,
+        measured: f64,
+        unit: &'static str,
+    ) -> Self {
+        Self {
+            part,
+            figure: figure.into(),
+            unit,
+            measured: Some(measured),
+            ratio: None,
+            ratio_interval: None,
+            budget: String::new(),
+            verdict: Verdict::Shown,
+            note: String::new(),
+        }
+    }
+
+    /// A part that ended without a figure.
+    pub(crate) fn failed(part: &'static str, reason: &str) -> Self {
+        let row = Self::shown(part, "not measured", f64::NAN, "");
+        Self { measured: None, verdict: Verdict::Failed, ..row }.noted(reason)
+    }
+
+    /// Says something besides.
+    pub(crate) fn noted(self, note: impl Into<String>) -> Self {
+        Self { note: note.into(), ..self }
+    }
+
+    fn judged(self, budget: String, is_met: bool) -> Self {
+        Self { budget, verdict: if is_met { Verdict::Met } else { Verdict::Missed }, ..self }
+    }
+
+    /// The figure must not be higher.
+    pub(crate) fn at_most(self, bound: f64) -> Self {
+        let is_met = self.measured.is_some_and(|measured| measured <= bound);
+        let budget = format!("≤ {}", with_unit(bound, self.unit));
+        self.judged(budget, is_met)
+    }
+
+    /// The figure must not be lower.
+    pub(crate) fn at_least(self, bound: f64) -> Self {
+        let is_met = self.measured.is_some_and(|measured| measured >= bound);
+        let budget = format!("≥ {}", with_unit(bound, self.unit));
+        self.judged(budget, is_met)
+    }
+
+    /// The ratio to a bare encrypt must not be higher. `on_reference` is what that is on the machine that the budget was
+    /// made on; the verdict goes by the ratio, which is the same on any machine.
+    pub(crate) fn at_most_bare(self, ratios: &[f64], bound: f64, on_reference: f64) -> Self {
+        let row = self.with_ratio(Interval::of(ratios));
+        let budget = format!("≤ {bound} × bare ({})", with_unit(on_reference, row.unit));
+        let is_met = row.ratio.is_some_and(|ratio| ratio <= bound);
+        row.judged(budget, is_met)
+    }
+
+    /// The ratios to another base must show no difference.
+    pub(crate) fn like_base(self, ratios: &[f64]) -> Self {
+        let interval = Interval::of(ratios);
+        let verdict = if !(interval.low <= 1.0 && interval.high >= 1.0) {
+            Verdict::Missed
+        } else if interval.width() > WIDEST_INTERVAL {
+            Verdict::Undecided
+        } else {
+            Verdict::Met
+        };
+        Self { budget: "no difference".to_owned(), verdict, ..self.with_ratio(interval) }
+    }
+
+    fn with_ratio(self, interval: Interval) -> Self {
+        let Interval { median, low, high } = interval;
+        Self { ratio: Some(median), ratio_interval: Some((low, high)), ..self }
+    }
+}
+
+/// A number with as many digits as mean something, and its unit.
+fn with_unit(number: f64, unit: &str) -> String {
+    let digits = match number.abs() {
+        magnitude if magnitude >= 100.0 => 0,
+        magnitude if magnitude >= 10.0 => 1,
+        magnitude if magnitude >= 1.0 => 2,
+        _ => 3,
+    };
+    let text = format!("{number:.digits$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    // "-0" says that nothing was rounded to less than nothing.
+    let text = if text == "-0" { "0" } else { text };
+    if unit.is_empty() { text.to_owned() } else { format!("{text} {unit}") }
+}
+
+/// The rows as a Markdown table.
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let mut out = String::from(
+        "| part | figure | measured | ratio (95 %) | budget | | |\n|---|---|---|---|---|---|---|\n",
+    );
+    for row in rows {
+        let measured = row.measured.map_or_else(|| "–".to_owned(), |measured| with_unit(measured, row.unit));
+        let ratio = match (row.ratio, row.ratio_interval) {
+            (Some(ratio), Some((low, high))) => format!("{ratio:.2} ({low:.2}–{high:.2})"),
+            _ => String::new(),
+        };
+        let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "| {} | {} | {measured} | {ratio} | {} | {} | {} |",
+            row.part,
+            cell(&row.figure),
+            row.budget,
+            row.verdict.word(),
+            cell(&row.note)
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(measured: f64) -> Row {
+        Row::shown("part", "figure", measured, "µs")
+    }
+
+    #[test]
+    fn bounds_hold_on_their_edge_and_not_beyond() {
+        assert_eq!(row(2.0).at_most(2.0).verdict, Verdict::Met);
+        assert_eq!(row(2.01).at_most(2.0).verdict, Verdict::Missed);
+        assert_eq!(row(2.0).at_least(2.0).verdict, Verdict::Met);
+        assert_eq!(row(1.99).at_least(2.0).verdict, Verdict::Missed);
+        // Nothing is known of a figure that is no number.
+        assert_eq!(row(f64::NAN).at_most(2.0).verdict, Verdict::Missed);
+        assert_eq!(row(f64::NAN).at_least(2.0).verdict, Verdict::Missed);
+    }
+
+    #[test]
+    fn the_verdict_on_cpu_goes_by_the_ratio_and_not_by_the_machine() {
+        // Twice as slow a machine: beyond the microseconds, within the ratio.
+        let slow = row(90.0).at_most_bare(&[3.5, 3.6, 3.5], 3.7, 48.0);
+        assert_eq!((slow.verdict, slow.budget.as_str()), (Verdict::Met, "≤ 3.7 × bare (48 µs)"));
+        assert_eq!(row(20.0).at_most_bare(&[3.8, 3.9, 3.8], 3.7, 48.0).verdict, Verdict::Missed);
+        assert_eq!(row(20.0).at_most_bare(&[], 3.7, 48.0).verdict, Verdict::Missed);
+    }
+
+    #[test]
+    fn no_difference_needs_an_interval_that_holds_one_and_is_narrow_enough_to_say_so() {
+        let verdict = |ratios: &[f64]| row(1.0).like_base(ratios).verdict;
+        assert_eq!(verdict(&[0.99, 1.0, 1.01, 1.0, 0.99, 1.01]), Verdict::Met);
+        assert_eq!(verdict(&[1.05, 1.06, 1.05, 1.07, 1.05, 1.06]), Verdict::Missed);
+        assert_eq!(verdict(&[0.94, 0.95, 0.95, 0.94]), Verdict::Missed);
+        assert_eq!(verdict(&[0.7, 1.3, 0.8, 1.2, 1.0]), Verdict::Undecided);
+        assert_eq!(verdict(&[]), Verdict::Missed);
+    }
+
+    #[test]
+    fn the_table_has_a_line_a_row_and_no_text_breaks_it() {
+        let rows = [
+            row(47.123).at_most_bare(&[3.61], 3.7, 48.0).noted("a | b\nc"),
+            Row::failed("slow", "the token was\nnot there"),
+        ];
+        let text = markdown(&rows);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        assert_eq!(
+            lines[2],
+            "| part | figure | 47.1 µs | 3.61 (3.61–3.61) | ≤ 3.7 × bare (48 µs) | met | a \\| b c |"
+        );
+        assert_eq!(lines[3], "| slow | not measured | – |  |  | **failed** | the token was not there |");
+        assert!(rows[1].verdict.is_bad() && !rows[0].verdict.is_bad());
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_mean_something() {
+        for (number, text) in [
+            (1520.0, "1520"),
+            (12.0, "12"),
+            (47.16, "47.2"),
+            (3.70, "3.7"),
+            (0.0421, "0.042"),
+            (-0.0001, "0"),
+        ] {
+            assert_eq!(with_unit(number, ""), text);
+        }
+    }
+}
