@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -172,6 +173,10 @@ pub struct Case {
     pub expects: String,
     /// What the target must have for it.
     pub needs: Vec<Need>,
+    /// Whether every answer is right, and the report notes which one came.
+    pub is_note: bool,
+    /// Longest that it may take; one that hangs has failed.
+    pub timeout: Duration,
     run: Run,
 }
 
@@ -197,6 +202,8 @@ impl Case {
             does: does.into(),
             expects: expects.into(),
             needs: Vec::new(),
+            is_note: false,
+            timeout: Duration::from_secs(180),
             run: Arc::new(move |wire| Box::pin(run(wire))),
         }
     }
@@ -222,6 +229,20 @@ impl Case {
         self
     }
 
+    /// Has the report note what is seen: the specification leaves it open, and nobody is to pass or fail by our reading.
+    #[must_use]
+    pub fn noted(mut self) -> Self {
+        self.is_note = true;
+        self
+    }
+
+    /// Another time-out.
+    #[must_use]
+    pub fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
     /// Runs it.
     pub async fn run(&self, wire: Wire) -> Finding {
         (self.run)(wire).await
@@ -235,6 +256,11 @@ pub enum Outcome {
     /// As expected.
     Passed {
         /// What was seen, where the specification leaves a choice above all.
+        seen: String,
+    },
+    /// What is neither right nor wrong.
+    Noted {
+        /// What was seen.
         seen: String,
     },
     /// Not as expected.

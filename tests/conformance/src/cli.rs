@@ -8,7 +8,7 @@ use clap::Parser;
 
 use crate::case::Case;
 use crate::report::{html, json, junit, terminal};
-use crate::run::{Profile, RunReport, run};
+use crate::run::{CaseResult, Profile, RunReport, run};
 use crate::target::TargetArgs;
 use crate::{cases, load};
 
@@ -49,6 +49,10 @@ impl Cli {
     pub async fn execute(self) -> u8 {
         let mut out = std::io::stdout();
         let selected: Vec<Case> = cases::all().into_iter().filter(|case| self.is_wanted(case)).collect();
+        if let Err(fault) = self.check(&selected) {
+            let _ = writeln!(std::io::stderr(), "xks-conformance: {fault}");
+            return 2;
+        }
         if self.list {
             for case in selected.iter().filter(|case| self.profile.has(case)) {
                 let _ = writeln!(out, "{:6} {}  {}", case.level.name(), case.id, case.does);
@@ -67,6 +71,34 @@ impl Cli {
         }
     }
 
+    /// A run that looks at nothing would end well.
+    fn check(&self, selected: &[Case]) -> Result<(), String> {
+        let filters = self.filters().join(" ");
+        if self.profile == Profile::Load {
+            let has_none = "profile load has no cases to choose from";
+            return if filters.is_empty() { Ok(()) } else { Err(format!("{filters}: {has_none}")) };
+        }
+        for prefix in &self.only {
+            if !cases::all().iter().any(|case| case.id.starts_with(prefix.as_str())) {
+                return Err(format!("--only {prefix}: no case has an id that begins so; --list prints them"));
+            }
+        }
+        for id in &self.requirement {
+            if !cases::all().iter().any(|case| case.requirements.contains(&id.as_str())) {
+                return Err(format!("--requirement {id}: no case checks it; --list prints the cases"));
+            }
+        }
+        if selected.iter().any(|case| self.profile.has(case)) {
+            return Ok(());
+        }
+        Err(format!("profile {}, {filters}: no case is left", self.profile.name()))
+    }
+
+    fn filters(&self) -> Vec<String> {
+        let only = self.only.iter().map(|prefix| format!("--only {prefix}"));
+        only.chain(self.requirement.iter().map(|id| format!("--requirement {id}"))).collect()
+    }
+
     fn is_wanted(&self, case: &Case) -> bool {
         let has = |id: &String| case.requirements.contains(&id.as_str());
         (self.only.is_empty() || self.only.iter().any(|prefix| case.id.starts_with(prefix)))
@@ -75,10 +107,17 @@ impl Cli {
 
     async fn run(self, selected: Vec<Case>) -> Result<RunReport, Box<dyn std::error::Error>> {
         let target = Arc::new(self.target.clone().target().await?);
-        let mut report = run(Arc::clone(&target), self.profile, selected, |result| {
+        let progress = |result: &CaseResult| {
             let _ = std::io::stdout().write_all(terminal::line(result).as_bytes());
-        })
-        .await;
+        };
+        let mut report = tokio::select! {
+            report = run(Arc::clone(&target), self.profile, selected, progress) => report,
+            _ = tokio::signal::ctrl_c() => {
+                target.restore().await?;
+                return Err("interrupted: no report".into());
+            }
+        };
+        report.filters = self.filters();
         if self.profile == Profile::Load {
             report.cases = load::run(&target).await?;
             for result in &report.cases {

@@ -1,16 +1,18 @@
 //! Runs cases one after another, and gathers what came of them.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use mock_kms::xks::Request;
 use serde::Serialize;
+use serde_json::Value;
+use tokio::time::error::Elapsed;
+use xks_spec::Operation;
 
-use crate::case::{Case, Level, Outcome, Section, Stop};
+use crate::case::{Case, Finding, Level, Outcome, Section, Stop};
+use crate::cases::health::restored;
 use crate::target::{Lack, Target};
-use crate::wire::{Journal, Wire};
-
-/// Longest that a case may take; one that hangs has failed.
-const CASE_TIMEOUT: Duration = Duration::from_secs(180);
+use crate::wire::{Journal, Trace, Wire, body_of};
 
 /// Which cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
@@ -27,6 +29,17 @@ pub enum Profile {
 }
 
 impl Profile {
+    /// As on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Must => "must",
+            Self::Should => "should",
+            Self::Full => "full",
+            Self::Load => "load",
+        }
+    }
+
     /// Whether a case belongs to it.
     #[must_use]
     pub fn has(self, case: &Case) -> bool {
@@ -76,18 +89,39 @@ pub struct Sample {
     pub total_ms: f64,
 }
 
+/// What a target says of itself.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reported {
+    /// `xksProxyVendor`.
+    pub proxy_vendor: String,
+    /// `xksProxyModel`.
+    pub proxy_model: String,
+    /// `ekmVendor`.
+    pub ekm_vendor: String,
+}
+
 /// What came of a run.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunReport {
     /// Name and version of this suite.
     pub suite: String,
-    /// When it began, UTC, as `YYYYMMDDTHHMMSSZ`.
+    /// Commit that it was built from, with `-changed` behind it where the source was not that; `unknown` where it was built
+    /// outside of a checkout.
+    pub commit: &'static str,
+    /// When it began, UTC, as `YYYY-MM-DDTHH:MM:SSZ`.
     pub began: String,
     /// What was tested: host and path, nothing secret.
     pub target: String,
+    /// What its owner calls it.
+    pub product: Option<String>,
+    /// What it calls itself, by GetHealthStatus, where it answered at the start of the run.
+    pub reported: Option<Reported>,
     /// Profile.
     pub profile: Profile,
+    /// Flags that kept cases of the profile out.
+    pub filters: Vec<String>,
     /// Declarations in force.
     pub declarations: Vec<String>,
     /// Cases in their order.
@@ -132,7 +166,8 @@ pub async fn run(
 ) -> RunReport {
     let journal = Journal::default();
     let mut results = Vec::new();
-    let began = crate::client::sigv4::amz_date(time::OffsetDateTime::now_utc());
+    let began = iso_date(time::OffsetDateTime::now_utc());
+    let reported = reported(&target).await;
     for case in cases.into_iter().filter(|case| profile.has(case)) {
         let result = one(&target, &journal, case).await;
         progress(&result);
@@ -146,13 +181,36 @@ pub async fn run(
     });
     RunReport {
         suite: format!("xks-conformance {}", env!("CARGO_PKG_VERSION")),
+        commit: env!("XKS_CONFORMANCE_COMMIT"),
         began,
         target: format!("https://{}{}", target.proxy.host, target.proxy.uri_path),
+        product: target.args.product.clone(),
+        reported,
         profile,
+        filters: Vec::new(),
         declarations: target.declarations(),
         cases: results,
         samples: samples.collect(),
     }
+}
+
+/// What the target says of itself, in its words cut to a line's length.
+async fn reported(target: &Target) -> Option<Reported> {
+    let body = body_of(Operation::GetHealthStatus).to_string();
+    let request = Request::post(target.proxy.health_path(), body);
+    let answer = target.http1.send(&target.proxy, &request).await.outcome.ok()?;
+    let answer: Value = serde_json::from_slice(&answer.body).ok()?;
+    let text = |field: &str| answer[field].as_str().unwrap_or_default().chars().take(100).collect();
+    (answer["xksProxyVendor"].is_string() || answer["xksProxyModel"].is_string()).then(|| Reported {
+        proxy_vendor: text("xksProxyVendor"),
+        proxy_model: text("xksProxyModel"),
+        ekm_vendor: text("ekmVendor"),
+    })
+}
+
+fn iso_date(at: time::OffsetDateTime) -> String {
+    let (hour, minute, second) = at.to_hms();
+    format!("{}T{hour:02}:{minute:02}:{second:02}Z", at.date())
 }
 
 async fn one(target: &Arc<Target>, journal: &Journal, case: Case) -> CaseResult {
@@ -163,22 +221,9 @@ async fn one(target: &Arc<Target>, journal: &Journal, case: Case) -> CaseResult 
         Some(Lack::Undeclared(missing)) => Outcome::Skipped { missing },
         None => {
             let wire = Wire::new(Arc::clone(target), &case.id, Journal::clone(journal));
-            let finding = tokio::time::timeout(CASE_TIMEOUT, case.run(wire.clone())).await;
-            let trace = wire.trace();
-            let failed = |expected, seen| Outcome::Failed {
-                request: trace.request,
-                answer: trace.answer,
-                expected,
-                seen,
-            };
-            match finding {
-                Ok(Ok(seen)) => Outcome::Passed { seen },
-                Ok(Err(Stop::NotApplicable(declared))) => Outcome::NotApplicable { declared },
-                Ok(Err(Stop::Failed { expected, seen })) => failed(expected, seen),
-                Err(_) => {
-                    failed(case.expects.clone(), format!("the case did not end within {CASE_TIMEOUT:?}"))
-                }
-            }
+            let finding = tokio::time::timeout(case.timeout, case.run(wire.clone())).await;
+            let outcome = judged(&case, finding, wire.trace());
+            if target.is_changed() { after_restoring(&wire, outcome).await } else { outcome }
         }
     };
     CaseResult {
@@ -191,5 +236,32 @@ async fn one(target: &Arc<Target>, journal: &Journal, case: Case) -> CaseResult 
         expects: case.expects,
         took_ms: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
         outcome,
+    }
+}
+
+fn judged(case: &Case, finding: Result<Finding, Elapsed>, trace: Trace) -> Outcome {
+    let failed =
+        |expected, seen| Outcome::Failed { request: trace.request, answer: trace.answer, expected, seen };
+    match finding {
+        Ok(Ok(seen)) if case.is_note => Outcome::Noted { seen },
+        Ok(Ok(seen)) => Outcome::Passed { seen },
+        Ok(Err(Stop::NotApplicable(declared))) => Outcome::NotApplicable { declared },
+        Ok(Err(Stop::Failed { expected, seen })) => failed(expected, seen),
+        Err(_) => failed(case.expects.clone(), format!("the case did not end within {:?}", case.timeout)),
+    }
+}
+
+/// A case that was given up, or could not restore the target itself, leaves it broken for all that come behind.
+async fn after_restoring(wire: &Wire, outcome: Outcome) -> Outcome {
+    let Err(Stop::Failed { seen: fault, .. }) = restored(wire).await else { return outcome };
+    let fault = format!("the target could not be restored: {fault}");
+    match outcome {
+        Outcome::Failed { request, answer, expected, seen } => {
+            Outcome::Failed { request, answer, expected, seen: format!("{seen}; and {fault}") }
+        }
+        _ => {
+            let Trace { request, answer } = wire.trace();
+            Outcome::Failed { request, answer, expected: "a target as it was before".to_owned(), seen: fault }
+        }
     }
 }

@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mock_kms::xks::{BuildError, Client, ClientBuilder, HttpVersion, Proxy};
 use serde::Deserialize;
+
+use crate::client::paste::Route;
 
 /// Longest that a case waits for anything. Far above what KMS would: latency has cases of its own.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,6 +65,9 @@ pub struct TargetArgs {
     /// PEM file of its private key
     #[arg(long, env = "CLIENT_KEY", value_name = "FILE")]
     pub client_key: Option<PathBuf>,
+    /// What is under test, for the head of the report, such as its vendor, name and version
+    #[arg(long, env = "PRODUCT", value_name = "TEXT")]
+    pub product: Option<String>,
     /// Second store, mutual TLS, hook.
     #[command(flatten)]
     pub more: MoreArgs,
@@ -148,6 +154,7 @@ needs! {
     Mtls no_mtls "--no-mtls" "--mtls-address and --client-certs" "No mutual TLS"
     RotationHook no_rotation "--no-rotation" "--hook and --next-access-key-id" "No hook that rotates credentials"
     HsmHook no_hsm_hook "--no-hsm-hook" "--hook" "No hook that breaks the key manager"
+    HsmCorrupting no_hsm_corrupting "--no-hsm-corrupting" "--hook" "No hook that has the key manager corrupt what it encrypts"
     PingPath no_ping "--no-ping" "--ping-path" "No load balancer's health check on the main listener"
     Http2 no_http2 "--no-http2" "HTTP/2" "No HTTP/2"
     Fqdn no_fqdn "--no-fqdn" "an endpoint with a fully qualified domain name" "An endpoint without fully qualified domain name"
@@ -210,6 +217,8 @@ pub struct Target {
     pub port: u16,
     /// Where to connect.
     pub address: SocketAddr,
+    /// The action of the hook that undoes what others have done.
+    undo: Mutex<Option<&'static str>>,
 }
 
 impl TargetArgs {
@@ -266,7 +275,19 @@ impl TargetArgs {
         let identity = self.client_cert.clone().zip(self.client_key.clone());
         let client = |version| self.client(&host, address, &[version], identity.as_ref());
         let (http1, http2) = (client(HttpVersion::Http1)?, client(HttpVersion::Http2)?);
-        Ok(Target { proxy, second, next, key_id, http1, http2, host, port, address, args: self })
+        Ok(Target {
+            proxy,
+            second,
+            next,
+            key_id,
+            http1,
+            http2,
+            host,
+            port,
+            address,
+            undo: Mutex::default(),
+            args: self,
+        })
     }
 
     fn read_console_file(&mut self) -> Result<(), TargetError> {
@@ -323,13 +344,21 @@ impl Target {
     ///
     /// # Errors
     /// When there is no such certificate.
-    pub fn mtls_client(&self, name: Option<&str>) -> Result<Client, TargetError> {
+    pub fn mtls_client(&self, name: Option<&str>) -> Result<(Client, Route), TargetError> {
         let more = &self.args.more;
         let folder = more.client_certs.as_ref().ok_or(TargetError::Missing("--client-certs"))?;
         let address = more.mtls_address.ok_or(TargetError::Missing("--mtls-address"))?;
         let identity =
             name.map(|name| (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key"))));
-        self.args.client(&self.host, address, &[HttpVersion::Http1], identity.as_ref())
+        let client = self.args.client(&self.host, address, &[HttpVersion::Http1], identity.as_ref())?;
+        Ok((client, Route { address: Some(address), identity }))
+    }
+
+    /// How the clients of the main address connect.
+    #[must_use]
+    pub fn route(&self) -> Route {
+        let identity = self.args.client_cert.clone().zip(self.args.client_key.clone());
+        Route { address: self.args.resolve, identity }
     }
 
     /// A client that offers no protocol by ALPN.
@@ -337,8 +366,7 @@ impl Target {
     /// # Errors
     /// When TLS cannot be set up so.
     pub fn without_alpn(&self) -> Result<Client, TargetError> {
-        let identity = self.args.client_cert.clone().zip(self.args.client_key.clone());
-        self.args.client(&self.host, self.address, &[], identity.as_ref())
+        self.args.client(&self.host, self.address, &[], self.route().identity.as_ref())
     }
 
     /// What stands in the way of a case that needs `need`: nothing, a declaration, or neither supply nor declaration.
@@ -354,13 +382,16 @@ impl Target {
             Need::SecondStore => self.second.is_some() && args.more.second_store_key_id.is_some(),
             Need::Mtls => args.more.mtls_address.is_some() && args.more.client_certs.is_some(),
             Need::RotationHook => args.more.hook.is_some() && self.next.is_some(),
-            Need::HsmHook => args.more.hook.is_some(),
+            Need::HsmHook | Need::HsmCorrupting => args.more.hook.is_some(),
             Need::PingPath => args.more.ping_path.is_some(),
             // What every target is held to unless it is declared otherwise.
             Need::Http2 | Need::Fqdn | Need::Port443 | Need::PublicCa | Need::CommonName => true,
         };
         if args.more.declared.has(need) {
             return Some(Lack::Declared(need.declaration().to_owned()));
+        }
+        if need == Need::HsmCorrupting && args.more.declared.no_hsm_hook {
+            return Some(Lack::Declared(Need::HsmHook.declaration().to_owned()));
         }
         if need == Need::PublicCa && args.trust_ca.is_some() {
             return Some(Lack::Declared("--trust-ca".to_owned()));
@@ -387,11 +418,40 @@ impl Target {
         all
     }
 
-    /// Runs the hook with an action.
+    /// Has the hook change the target, whether it manages to or not until [`Self::restore`].
     ///
     /// # Errors
     /// In words, when it cannot run or ends with another status than 0.
-    pub async fn hook(&self, action: &str) -> Result<(), String> {
+    pub async fn change(&self, action: &str) -> Result<(), String> {
+        // Before the hook runs: one that fails, or is given up, may have done half of it.
+        *self.undo() = Some(if action.starts_with("hsm-") { "hsm-healthy" } else { "credentials-first" });
+        self.hook(action).await
+    }
+
+    /// Whether the target is not as its owner handed it over.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.undo().is_some()
+    }
+
+    /// Has the hook undo what it did, if it did anything. Where that fails it can be tried again.
+    ///
+    /// # Errors
+    /// As for [`Self::change`].
+    pub async fn restore(&self) -> Result<(), String> {
+        let undo = *self.undo();
+        if let Some(action) = undo {
+            self.hook(action).await?;
+            *self.undo() = None;
+        }
+        Ok(())
+    }
+
+    fn undo(&self) -> MutexGuard<'_, Option<&'static str>> {
+        self.undo.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn hook(&self, action: &str) -> Result<(), String> {
         let command = self.args.more.hook.as_deref().unwrap_or_default();
         let output = tokio::process::Command::new("/bin/sh")
             .args(["-c", &format!("{command} \"$@\""), "hook", action])

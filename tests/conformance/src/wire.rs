@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use xks_spec::{ErrorName, Operation};
 
 use crate::case::{Stop, expect, fail};
-use crate::client::paste;
-use crate::client::raw::{Raw, RawAnswer};
+use crate::client::paste::{self, Route};
+use crate::client::raw::{Raw, RawAnswer, Transcript};
 use crate::client::sigv4::ByHand;
 use crate::target::{PATIENCE, Target};
 
@@ -52,6 +52,14 @@ pub struct Trace {
     pub answer: String,
 }
 
+/// What a case did last.
+enum Last {
+    /// As it is shown.
+    Shown(Trace),
+    /// Bytes on a connection, which may go on.
+    Raw(Arc<Mutex<Transcript>>),
+}
+
 /// What a case holds in hand.
 #[derive(Clone)]
 pub struct Wire {
@@ -59,7 +67,7 @@ pub struct Wire {
     pub target: Arc<Target>,
     case: Arc<str>,
     journal: Journal,
-    trace: Arc<Mutex<Trace>>,
+    last: Arc<Mutex<Last>>,
 }
 
 /// An answer to be judged.
@@ -75,7 +83,8 @@ impl Wire {
     /// For one run of one case.
     #[must_use]
     pub fn new(target: Arc<Target>, case: &str, journal: Journal) -> Self {
-        Self { target, case: case.into(), journal, trace: Arc::default() }
+        let last = Arc::new(Mutex::new(Last::Shown(Trace::default())));
+        Self { target, case: case.into(), journal, last }
     }
 
     /// The first store.
@@ -93,12 +102,24 @@ impl Wire {
     /// What to show where the case fails.
     #[must_use]
     pub fn trace(&self) -> Trace {
-        lock(&self.trace).clone()
+        match &*lock(&self.last) {
+            Last::Shown(trace) => trace.clone(),
+            Last::Raw(transcript) => {
+                let transcript = lock(transcript);
+                let request = paste::openssl(&self.target, &self.target.route(), &transcript);
+                Trace { request, answer: transcript.answers.clone() }
+            }
+        }
     }
 
     /// Shows this where the case fails.
     pub fn note(&self, request: impl Into<String>, answer: impl Into<String>) {
-        *lock(&self.trace) = Trace { request: request.into(), answer: answer.into() };
+        *lock(&self.last) = Last::Shown(Trace { request: request.into(), answer: answer.into() });
+    }
+
+    /// Shows what goes over a connection where the case fails.
+    pub fn note_raw(&self, raw: &Raw) {
+        *lock(&self.last) = Last::Raw(raw.transcript());
     }
 
     /// All answers of the run so far.
@@ -140,21 +161,21 @@ impl Wire {
         request: &Request,
     ) -> Result<Seen, Failure> {
         let client = if version == HttpVersion::Http1 { &self.target.http1 } else { &self.target.http2 };
-        self.send_with(client, proxy, version, request).await
+        self.send_with((client, &self.target.route()), proxy, version, request).await
     }
 
-    /// The same by a client of the case's own.
+    /// The same by a client of the case's own, and the route that it takes.
     ///
     /// # Errors
     /// Why there is no answer.
     pub async fn send_with(
         &self,
-        client: &Client,
+        (client, route): (&Client, &Route),
         proxy: &Proxy,
         version: HttpVersion,
         request: &Request,
     ) -> Result<Seen, Failure> {
-        let line = paste::curl(&self.target, request, version, &request.path);
+        let line = paste::curl(&self.target, route, proxy, version, request);
         let mut exchange = client.send(proxy, request).await;
         // A quota is lawful, and no finding of the case that happens to meet it.
         for _ in 0..THROTTLED_TRIES {
@@ -186,7 +207,9 @@ impl Wire {
     /// [`Stop::Failed`] where there is none.
     pub async fn raw(&self) -> Result<Raw, Stop> {
         let opened = Raw::open(&self.target.http1, self.proxy()).await;
-        opened.or_else(|failure| fail("a TLS connection", failure.to_string()))
+        let raw = opened.or_else(|failure| fail("a TLS connection", failure.to_string()))?;
+        self.note_raw(&raw);
+        Ok(raw)
     }
 
     /// Sends bytes on a connection of their own and reads one answer; `None` where the connection closes or stays silent.
@@ -196,12 +219,7 @@ impl Wire {
     pub async fn exchange_raw(&self, bytes: &[u8]) -> Result<Option<RawAnswer>, Stop> {
         let mut raw = self.raw().await?;
         raw.send(bytes).await;
-        let answer = raw.answer(PATIENCE).await;
-        let text = answer.as_ref().map_or("none".to_owned(), |answer| {
-            format!("{}{}", answer.head, String::from_utf8_lossy(&answer.body))
-        });
-        self.note(paste::openssl(&self.target, bytes), text);
-        Ok(answer)
+        Ok(raw.answer(PATIENCE).await)
     }
 
     /// The path of an operation on a key of the first store.

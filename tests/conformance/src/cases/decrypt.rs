@@ -5,7 +5,7 @@ use xks_spec::ErrorName::{InvalidCiphertextException, UnsupportedOperationExcept
 use xks_spec::{ErrorName, Operation};
 
 use super::encrypt::refused_key;
-use crate::case::{Case, Level, Section};
+use crate::case::{Case, Level, Section, Stop};
 use crate::target::Need;
 use crate::wire::{b64, bytes_of, decrypt_body, encrypt_body};
 
@@ -132,7 +132,7 @@ fn flips(field: &'static str, requirements: &[&'static str]) -> Case {
             let good = decrypt_body(&encrypted, Some(AAD));
             wire.decrypt(wire.key(), &good).await?.ok()?;
             if good.get(field).is_none() {
-                return Ok(format!("no {field} is sent"));
+                return Err(Stop::NotApplicable(format!("Encrypt returns no {field}")));
             }
             let bytes = bytes_of(&good, field)?;
             for at in 0..bytes.len() {

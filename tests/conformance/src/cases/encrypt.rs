@@ -11,7 +11,7 @@ use xks_spec::limits::{
     TAG_BYTES,
 };
 
-use crate::case::{Case, Level, Section, expect};
+use crate::case::{Case, Level, Section, Stop, expect};
 use crate::target::Need;
 use crate::wire::{Wire, bytes_of, decrypt_body, encrypt_body};
 
@@ -50,7 +50,7 @@ pub fn cases() -> Vec<Case> {
             &["ENC-CTMD-001", "ENC-CTMD-002", "ENC-CTMD-003"],
             |answer| {
                 if answer.get("ciphertextMetadata").is_none_or(Value::is_null) {
-                    return Ok("none is sent".to_owned());
+                    return Err(Stop::NotApplicable("Encrypt returns no ciphertextMetadata".to_owned()));
                 }
                 let length = bytes_of(answer, "ciphertextMetadata")?.len();
                 expect(

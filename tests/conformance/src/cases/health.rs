@@ -186,29 +186,7 @@ fn broken(name: &str, action: &'static str, what: &str) -> Case {
         move |wire| async move {
             // A result that is cached for ever would be that of a healthy key manager.
             wire.send(&wire.request(Operation::GetHealthStatus)).await?.ok()?;
-            hook(&wire, action).await?;
-            let until = tokio::time::Instant::now() + CACHE;
-            let finding = loop {
-                let seen = wire.send(&wire.request(Operation::GetHealthStatus)).await;
-                match seen {
-                    Ok(seen) if seen.answer.status != 200 => break Ok(seen.status()),
-                    Ok(seen) => {
-                        let answer = seen.ok()?;
-                        let statuses = each(&answer, "healthStatus")?;
-                        if statuses.contains("UNAVAILABLE") || statuses.contains("DEGRADED") {
-                            break Ok(statuses);
-                        }
-                        if tokio::time::Instant::now() > until {
-                            break fail("an error, or a key manager that is not ACTIVE", statuses);
-                        }
-                    }
-                    Err(stop) => break Err(stop),
-                }
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            };
-            hook(&wire, "hsm-healthy").await?;
-            recovered(&wire).await?;
-            finding
+            changed(&wire, action, tells(&wire)).await
         },
     )
     .of(&[
@@ -222,10 +200,28 @@ fn broken(name: &str, action: &'static str, what: &str) -> Case {
     .needs(&[Need::HsmHook])
 }
 
+/// Asks until the answer tells of the fault.
+async fn tells(wire: &Wire) -> Finding {
+    let until = tokio::time::Instant::now() + CACHE;
+    loop {
+        let seen = wire.send(&wire.request(Operation::GetHealthStatus)).await?;
+        if seen.answer.status != 200 {
+            return Ok(seen.status());
+        }
+        let statuses = each(&seen.ok()?, "healthStatus")?;
+        if statuses.contains("UNAVAILABLE") || statuses.contains("DEGRADED") {
+            return Ok(statuses);
+        }
+        if tokio::time::Instant::now() > until {
+            return fail("an error, or a key manager that is not ACTIVE", statuses);
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
 async fn while_broken(wire: &Wire, action: &str) -> Finding {
     let encrypted = wire.encrypt(wire.key(), &encrypt_body(b"Hello World!", None, false)).await?;
-    hook(wire, action).await?;
-    let finding = async {
+    let work = async {
         let limit = Duration::from_secs(5);
         let one = |request| async move {
             match tokio::time::timeout(limit, wire.send(&request)).await {
@@ -237,15 +233,35 @@ async fn while_broken(wire: &Wire, action: &str) -> Finding {
             one(wire.encrypt_request(wire.key(), &encrypt_body(b"Hello World!", None, false))).await?;
         let second = one(wire.decrypt_request(wire.key(), &decrypt_body(&encrypted, None))).await?;
         Ok(format!("Encrypt {first}, Decrypt {second}"))
-    }
-    .await;
-    hook(wire, "hsm-healthy").await?;
-    recovered(wire).await?;
-    finding
+    };
+    changed(wire, action, work).await
 }
 
-/// What comes next needs a healthy target.
-async fn recovered(wire: &Wire) -> Result<(), Stop> {
+/// What `work` finds while the hook has changed the target, which is restored whatever the finding. Where a case is given up
+/// meanwhile, the run restores it.
+pub(super) async fn changed(wire: &Wire, action: &str, work: impl Future<Output = Finding>) -> Finding {
+    let finding = async {
+        let done = wire.target.change(action).await;
+        done.or_else(|fault| fail(format!("the hook does {action}"), fault))?;
+        work.await
+    }
+    .await;
+    // What failed here says more of the target than what fails later for the same reason.
+    let trace = wire.trace();
+    let restored = restored(wire).await;
+    if finding.is_err() {
+        wire.note(trace.request, trace.answer);
+    }
+    finding.and_then(|seen| restored.map(|()| seen))
+}
+
+/// Restores a target that a hook has changed, and waits until it serves: what comes next needs a healthy one.
+///
+/// # Errors
+/// [`Stop::Failed`] where it does not become so.
+pub async fn restored(wire: &Wire) -> Result<(), Stop> {
+    let done = wire.target.restore().await;
+    done.or_else(|fault| fail("the hook restores the target", fault))?;
     let until = tokio::time::Instant::now() + CACHE;
     loop {
         let seen = wire.send(&wire.encrypt_request(wire.key(), &encrypt_body(b"x", None, false))).await?;
@@ -253,12 +269,8 @@ async fn recovered(wire: &Wire) -> Result<(), Stop> {
             return Ok(());
         }
         if tokio::time::Instant::now() > until {
-            return fail("a target that serves again after hook hsm-healthy", seen.status());
+            return fail("a target that serves again when it is restored", seen.status());
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
-}
-
-pub(super) async fn hook(wire: &Wire, action: &str) -> Result<(), Stop> {
-    wire.target.hook(action).await.or_else(|fault| fail(format!("the hook does {action}"), fault))
 }

@@ -62,15 +62,20 @@ fn refused(
 }
 
 async fn ask(wire: &Wire, certificate: Option<&str>) -> Result<Result<(), Failure>, crate::case::Stop> {
-    let client = match wire.target.mtls_client(certificate) {
-        Ok(client) => client,
+    let (client, route) = match wire.target.mtls_client(certificate) {
+        Ok(found) => found,
         Err(TargetError::File(path, error)) => {
             return fail(format!("the file {}", path.display()), error.to_string());
         }
         Err(error) => return fail("a client certificate", error.to_string()),
     };
     let sent = wire
-        .send_with(&client, wire.proxy(), HttpVersion::Http1, &wire.request(Operation::GetHealthStatus))
+        .send_with(
+            (&client, &route),
+            wire.proxy(),
+            HttpVersion::Http1,
+            &wire.request(Operation::GetHealthStatus),
+        )
         .await;
     Ok(match sent {
         Ok(seen) if seen.answer.status == 200 => Ok(()),

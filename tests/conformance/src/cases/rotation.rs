@@ -4,7 +4,7 @@ use mock_kms::xks::{HttpVersion, Proxy};
 use xks_spec::ErrorName::AuthenticationFailedException;
 use xks_spec::Operation;
 
-use super::health::hook;
+use super::health::changed;
 use crate::case::{Case, Finding, Level, Section, Stop, fail};
 use crate::target::Need;
 use crate::wire::Wire;
@@ -29,14 +29,11 @@ pub fn cases() -> Vec<Case> {
             "exactly so, without a restart",
             move |wire| async move {
                 let next = wire.target.next.clone().map_or_else(|| fail("a next credential", "none"), Ok)?;
-                hook(&wire, action).await?;
-                let finding = async {
+                let work = async {
                     serves(&wire, wire.proxy(), old).await?;
                     serves(&wire, &next, new).await
-                }
-                .await;
-                hook(&wire, "credentials-first").await?;
-                finding
+                };
+                changed(&wire, action, work).await
             },
         )
         .of(requirements)

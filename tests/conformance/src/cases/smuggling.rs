@@ -6,7 +6,6 @@ use xks_spec::Operation;
 
 use super::transport::signed_bytes;
 use crate::case::{Case, Level, Section, expect, fail};
-use crate::client::paste;
 use crate::target::PATIENCE;
 
 /// The section.
@@ -76,7 +75,6 @@ pub fn cases() -> Vec<Case> {
                             break;
                         }
                     }
-                    wire.note(paste::openssl(&wire.target, &bytes), format!("statuses {statuses:?}"));
                     let first_refused = statuses.first().is_none_or(|status| *status >= 400);
                     expect(first_refused, "a refusal of the first", format!("{statuses:?}"))?;
                     if must_close {

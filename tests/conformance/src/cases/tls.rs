@@ -5,6 +5,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::case::{Case, Level, Section, Stop, expect, fail};
 use crate::client::hello::{Hello, Reply, Version};
+use crate::client::paste::{netcat, quoted};
 use crate::target::{Need, PATIENCE};
 use crate::wire::Wire;
 
@@ -15,35 +16,44 @@ const TLS12: [(&str, u16); 2] =
     [("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", 0xc030), ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", 0xc02c)];
 /// What old clients offer, so that a refusal is of the version and not for want of a suite.
 const OLD: [u16; 10] = [0xc00a, 0xc014, 0xc009, 0xc013, 0x0035, 0x002f, 0x000a, 0x0005, 0x0004, 0x0039];
-/// Suites that nobody should serve: without encryption, authentication, forward secrecy, or of broken ciphers (RFC 9325).
-const WEAK: [(&str, u16); 26] = [
-    ("TLS_RSA_WITH_NULL_MD5", 0x0001),
-    ("TLS_RSA_WITH_NULL_SHA", 0x0002),
-    ("TLS_RSA_EXPORT_WITH_RC4_40_MD5", 0x0003),
-    ("TLS_RSA_WITH_RC4_128_MD5", 0x0004),
-    ("TLS_RSA_WITH_RC4_128_SHA", 0x0005),
-    ("TLS_RSA_EXPORT_WITH_DES40_CBC_SHA", 0x0008),
-    ("TLS_RSA_WITH_DES_CBC_SHA", 0x0009),
-    ("TLS_RSA_WITH_3DES_EDE_CBC_SHA", 0x000a),
-    ("TLS_DHE_RSA_EXPORT_WITH_DES40_CBC_SHA", 0x0014),
-    ("TLS_DHE_RSA_WITH_3DES_EDE_CBC_SHA", 0x0016),
-    ("TLS_DH_anon_WITH_RC4_128_MD5", 0x0018),
-    ("TLS_DH_anon_WITH_AES_128_CBC_SHA", 0x0034),
-    ("TLS_DH_anon_WITH_AES_256_GCM_SHA384", 0x00a7),
-    ("TLS_RSA_WITH_AES_128_CBC_SHA", 0x002f),
-    ("TLS_RSA_WITH_AES_256_CBC_SHA", 0x0035),
-    ("TLS_RSA_WITH_NULL_SHA256", 0x003b),
-    ("TLS_RSA_WITH_AES_128_CBC_SHA256", 0x003c),
-    ("TLS_RSA_WITH_AES_128_GCM_SHA256", 0x009c),
-    ("TLS_RSA_WITH_AES_256_GCM_SHA384", 0x009d),
-    ("TLS_ECDHE_RSA_WITH_NULL_SHA", 0xc010),
-    ("TLS_ECDHE_RSA_WITH_RC4_128_SHA", 0xc011),
-    ("TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA", 0xc012),
-    ("TLS_ECDHE_ECDSA_WITH_RC4_128_SHA", 0xc007),
-    ("TLS_ECDH_anon_WITH_AES_256_CBC_SHA", 0xc019),
-    ("TLS_ECDHE_ECDSA_WITH_NULL_SHA", 0xc006),
-    ("TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA", 0xc014),
+/// Suites that the specification does not name and others advise against, and who does.
+const WEAK: [(&str, u16, &str); 26] = [
+    ("TLS_RSA_WITH_NULL_MD5", 0x0001, NULL),
+    ("TLS_RSA_WITH_NULL_SHA", 0x0002, NULL),
+    ("TLS_RSA_WITH_NULL_SHA256", 0x003b, NULL),
+    ("TLS_ECDHE_ECDSA_WITH_NULL_SHA", 0xc006, NULL),
+    ("TLS_ECDHE_RSA_WITH_NULL_SHA", 0xc010, NULL),
+    ("TLS_RSA_EXPORT_WITH_RC4_40_MD5", 0x0003, EXPORT),
+    ("TLS_RSA_EXPORT_WITH_DES40_CBC_SHA", 0x0008, EXPORT),
+    ("TLS_RSA_WITH_DES_CBC_SHA", 0x0009, EXPORT),
+    ("TLS_DHE_RSA_EXPORT_WITH_DES40_CBC_SHA", 0x0014, EXPORT),
+    ("TLS_RSA_WITH_RC4_128_MD5", 0x0004, RC4),
+    ("TLS_RSA_WITH_RC4_128_SHA", 0x0005, RC4),
+    ("TLS_ECDHE_ECDSA_WITH_RC4_128_SHA", 0xc007, RC4),
+    ("TLS_ECDHE_RSA_WITH_RC4_128_SHA", 0xc011, RC4),
+    ("TLS_RSA_WITH_3DES_EDE_CBC_SHA", 0x000a, TRIPLE_DES),
+    ("TLS_DHE_RSA_WITH_3DES_EDE_CBC_SHA", 0x0016, TRIPLE_DES),
+    ("TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA", 0xc012, TRIPLE_DES),
+    ("TLS_DH_anon_WITH_RC4_128_MD5", 0x0018, ANONYMOUS),
+    ("TLS_DH_anon_WITH_AES_128_CBC_SHA", 0x0034, ANONYMOUS),
+    ("TLS_DH_anon_WITH_AES_256_GCM_SHA384", 0x00a7, ANONYMOUS),
+    ("TLS_ECDH_anon_WITH_AES_256_CBC_SHA", 0xc019, ANONYMOUS),
+    ("TLS_RSA_WITH_AES_128_CBC_SHA", 0x002f, RSA_TRANSPORT),
+    ("TLS_RSA_WITH_AES_256_CBC_SHA", 0x0035, RSA_TRANSPORT),
+    ("TLS_RSA_WITH_AES_128_CBC_SHA256", 0x003c, RSA_TRANSPORT),
+    ("TLS_RSA_WITH_AES_128_GCM_SHA256", 0x009c, RSA_TRANSPORT),
+    ("TLS_RSA_WITH_AES_256_GCM_SHA384", 0x009d, RSA_TRANSPORT),
+    ("TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA", 0xc014, CBC),
 ];
+const NULL: &str = "RFC 9325 section 4.1: MUST NOT negotiate suites without encryption";
+const EXPORT: &str = "RFC 9325 section 4.1: MUST NOT negotiate suites of less than 112 bits";
+const RC4: &str = "RFC 7465; RFC 9325 section 4.1: MUST NOT negotiate RC4";
+const TRIPLE_DES: &str = "RFC 9325 section 4.1: SHOULD NOT negotiate suites of less than 128 bits";
+const ANONYMOUS: &str = "RFC 5246 appendix A.5: anonymous suites MUST NOT be used";
+const RSA_TRANSPORT: &str = "RFC 9325 section 4.1: SHOULD NOT negotiate RSA key transport";
+/// No document forbids it to a server of HTTP/1.1.
+const CBC: &str =
+    "advice: RFC 9325 section 4.2 recommends AEAD alone; RFC 9113 appendix A prohibits it for HTTP/2";
 
 /// The section.
 #[must_use]
@@ -83,6 +93,7 @@ pub fn cases() -> Vec<Case> {
                     "either: one of the four is enough",
                     move |wire| async move { Ok(hello(&wire, version, &[suite], &[0]).await?.to_string()) },
                 )
+                .noted()
                 .of(&["TRANS-CIPHER-001"]),
             );
         }
@@ -105,10 +116,21 @@ pub fn cases() -> Vec<Case> {
             .source("RFC 8996, RFC 7568"),
         );
     }
-    for (name, suite) in WEAK {
-        all.push(Case::new(Section::Tls, format!("weak-{name}"), Level::Should, format!("offers {name} alone, with TLS 1.2"), "an alert or a closed connection", move |wire| async move {
-            not_negotiated(&hello(&wire, Version::Tls12, &[suite], &[0]).await?)
-        }).of(&["TRANS-CIPHER-001"]).source("RFC 9325 section 4"));
+    for (name, suite, source) in WEAK {
+        all.push(
+            Case::new(
+                Section::Tls,
+                format!("weak-{name}"),
+                if source == CBC { Level::May } else { Level::Should },
+                format!("offers {name} alone, with TLS 1.2"),
+                "an alert or a closed connection",
+                move |wire| async move {
+                    not_negotiated(&hello(&wire, Version::Tls12, &[suite], &[0]).await?)
+                },
+            )
+            .of(&["TRANS-CIPHER-001"])
+            .source(source),
+        );
     }
     all.push(
         Case::new(
@@ -133,15 +155,7 @@ async fn hello(wire: &Wire, version: Version, suites: &[u16], compressions: &[u8
     let hello = Hello { version, suites, alpn: &[b"h2", b"http/1.1"], compressions, host: &wire.target.host };
     let reply = hello.exchange(wire.target.address, PATIENCE).await;
     let reply = reply.or_else(|error| fail("a TCP connection", error.to_string()))?;
-    let bytes = crate::client::sigv4::hex(&hello.bytes());
-    wire.note(
-        format!(
-            "echo {bytes} | xxd -r -p | nc -w 5 {} {} | xxd",
-            wire.target.address.ip(),
-            wire.target.address.port()
-        ),
-        reply.to_string(),
-    );
+    wire.note(netcat(wire.target.address, &hello.bytes()), reply.to_string());
     Ok(reply)
 }
 
@@ -269,8 +283,9 @@ async fn chain(wire: &Wire) -> Result<Vec<CertificateDer<'static>>, Stop> {
     let opened = wire.target.http1.open_tls(wire.proxy()).await;
     wire.note(
         format!(
-            "openssl s_client -connect {} -servername {} -showcerts",
-            wire.target.address, wire.target.host
+            "openssl s_client -connect {} -servername {} -showcerts </dev/null",
+            wire.target.address,
+            quoted(&wire.target.host)
         ),
         format!("{:?}", opened.as_ref().err()),
     );

@@ -6,6 +6,7 @@ use xks_spec::Operation;
 
 use crate::case::{Case, Level, Section, expect, fail};
 use crate::client::hello::{Hello, Reply, Version};
+use crate::client::paste::netcat;
 use crate::client::sigv4::ByHand;
 use crate::target::{Need, PATIENCE};
 use crate::wire::Wire;
@@ -95,6 +96,7 @@ pub fn cases() -> Vec<Case> {
                     .exchange(wire.target.address, PATIENCE)
                     .await
                     .or_else(|error| fail("a TCP connection", error.to_string()))?;
+                wire.note(netcat(wire.target.address, &hello.bytes()), reply.to_string());
                 expect(
                     !matches!(reply, Reply::Silent | Reply::Other(_)),
                     "an alert or a ServerHello",
@@ -113,6 +115,7 @@ pub fn cases() -> Vec<Case> {
             |wire| async move {
                 let bytes = signed_bytes(&wire, Operation::GetHealthStatus, "connection: close\r\n");
                 let text = plain(&wire, &bytes).await?;
+                wire.note(netcat(wire.target.address, &bytes), &text);
                 expect(
                     !text.starts_with("HTTP/1.1 2")
                         && !text.starts_with("HTTP/1.0 2")
@@ -241,6 +244,7 @@ async fn without_alpn(wire: &Wire) -> crate::case::Finding {
     let mut raw = crate::client::raw::Raw::open(&client, wire.proxy())
         .await
         .or_else(|failure| fail("a TLS connection", failure.to_string()))?;
+    wire.note_raw(&raw);
     raw.send(&signed_bytes(wire, Operation::GetHealthStatus, "connection: close\r\n")).await;
     match raw.answer(PATIENCE).await {
         Some(answer) if answer.status == 200 => Ok("200".to_owned()),

@@ -1,5 +1,6 @@
 //! HTTP/1.1 byte by byte over TLS, for what no HTTP library would send.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mock_kms::xks::{Client, Failure, Proxy};
@@ -29,10 +30,22 @@ impl RawAnswer {
     }
 }
 
+/// What went over a connection, for the report.
+#[derive(Clone, Debug, Default)]
+pub struct Transcript {
+    /// Whether the protocol was agreed on by ALPN.
+    pub has_alpn: bool,
+    /// Every byte sent.
+    pub sent: Vec<u8>,
+    /// The answers, and how the connection ended where somebody waited for that.
+    pub answers: String,
+}
+
 /// A connection for bytes.
 pub struct Raw {
     stream: TlsStream<TcpStream>,
     unread: Vec<u8>,
+    transcript: Arc<Mutex<Transcript>>,
 }
 
 impl Raw {
@@ -41,17 +54,40 @@ impl Raw {
     /// # Errors
     /// When there is no TLS connection.
     pub async fn open(client: &Client, proxy: &Proxy) -> Result<Self, Failure> {
-        Ok(Self { stream: client.open_tls(proxy).await?, unread: Vec::new() })
+        let stream = client.open_tls(proxy).await?;
+        let has_alpn = stream.get_ref().1.alpn_protocol().is_some();
+        let transcript = Arc::new(Mutex::new(Transcript { has_alpn, ..Transcript::default() }));
+        Ok(Self { stream, unread: Vec::new(), transcript })
+    }
+
+    /// What has gone over it so far, kept up to date.
+    #[must_use]
+    pub fn transcript(&self) -> Arc<Mutex<Transcript>> {
+        Arc::clone(&self.transcript)
+    }
+
+    fn write_down(&self, change: impl FnOnce(&mut Transcript)) {
+        change(&mut self.transcript.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Sends bytes. A peer that has closed meanwhile is no failure: what it answered can still be read.
     pub async fn send(&mut self, bytes: &[u8]) {
+        self.write_down(|transcript| transcript.sent.extend_from_slice(bytes));
         let _ = self.stream.write_all(bytes).await;
         let _ = self.stream.flush().await;
     }
 
     /// The next final answer; `None` where the connection closes, or nothing comes in time.
     pub async fn answer(&mut self, patience: Duration) -> Option<RawAnswer> {
+        let answer = self.next_answer(patience).await;
+        let text = answer.as_ref().map_or("no answer\n".to_owned(), |answer| {
+            format!("{}{}\n", answer.head, String::from_utf8_lossy(&answer.body))
+        });
+        self.write_down(|transcript| transcript.answers.push_str(&text));
+        answer
+    }
+
+    async fn next_answer(&mut self, patience: Duration) -> Option<RawAnswer> {
         loop {
             let end = self.until(patience, |unread| find(unread, b"\r\n\r\n").map(|at| at + 4)).await?;
             let head = String::from_utf8_lossy(&self.unread.drain(..end).collect::<Vec<_>>()).into_owned();

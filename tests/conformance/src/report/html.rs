@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::case::Outcome;
-use crate::report::terminal::verdict;
+use crate::report::head;
+use crate::report::terminal::{self, COLUMNS, verdict};
 use crate::run::{CaseResult, RunReport, Sample};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1100px;padding:2rem;color:#1c2430;background:#fff}\
@@ -27,19 +28,11 @@ pub fn report(report: &RunReport) -> String {
         target = escaped(&report.target)
     );
     let class = if report.exit_code() == 0 { "pass" } else { "fail" };
-    let profile = format!("{:?}", report.profile).to_lowercase();
-    let declarations =
-        if report.declarations.is_empty() { "none".to_owned() } else { report.declarations.join(", ") };
-    let _ = writeln!(
-        html,
-        "<p class=\"verdict {class}\">{}</p><dl><dt>Target</dt><dd><code>{}</code></dd><dt>Suite</dt><dd>{}, profile {profile}</dd>\
-         <dt>Specification</dt><dd>AWS KMS External Key Store Proxy API 1.0.3</dd><dt>Began</dt><dd>{} (UTC)</dd><dt>Declared</dt><dd><code>{}</code></dd></dl>",
-        escaped(&verdict(report)),
-        escaped(&report.target),
-        escaped(&report.suite),
-        escaped(&report.began),
-        escaped(&declarations)
-    );
+    let _ = write!(html, "<p class=\"verdict {class}\">{}</p><dl>", escaped(&verdict(report)));
+    for (name, value) in head::rows(report) {
+        let _ = write!(html, "<dt>{name}</dt><dd>{}</dd>", escaped(&value));
+    }
+    html.push_str("</dl>\n");
     html.push_str(&sections(report));
     html.push_str(&failures(report));
     if !report.samples.is_empty() {
@@ -53,6 +46,7 @@ pub fn report(report: &RunReport) -> String {
 fn badge(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Passed { .. } => "<span class=\"b pass\">pass</span>",
+        Outcome::Noted { .. } => "<span class=\"b na\">note</span>",
         Outcome::Failed { .. } => "<span class=\"b fail\">FAIL</span>",
         Outcome::NotApplicable { .. } => "<span class=\"b na\">n/a</span>",
         Outcome::Skipped { .. } => "<span class=\"b skip\">SKIP</span>",
@@ -60,18 +54,12 @@ fn badge(outcome: &Outcome) -> &'static str {
 }
 
 fn sections(report: &RunReport) -> String {
-    let mut counts: BTreeMap<_, [usize; 4]> = BTreeMap::new();
-    for case in &report.cases {
-        let column = match case.outcome {
-            Outcome::Passed { .. } => 0,
-            Outcome::Failed { .. } => 1,
-            Outcome::NotApplicable { .. } => 2,
-            Outcome::Skipped { .. } => 3,
-        };
-        counts.entry(case.section).or_default()[column] += 1;
+    let mut html = "<h2>Sections</h2><table><tr><th>Section</th>".to_owned();
+    for name in COLUMNS {
+        let _ = write!(html, "<th class=\"n\">{name}</th>");
     }
-    let mut html = "<h2>Sections</h2><table><tr><th>Section</th><th class=\"n\">passed</th><th class=\"n\">failed</th><th class=\"n\">not applicable</th><th class=\"n\">skipped</th></tr>".to_owned();
-    for (section, numbers) in counts {
+    html.push_str("</tr>");
+    for (section, numbers) in terminal::sections(report) {
         let _ = write!(html, "<tr><td><a href=\"#{}\">{}</a></td>", section.name(), section.title());
         for number in numbers {
             let _ = write!(html, "<td class=\"n\">{number}</td>");
@@ -132,12 +120,12 @@ fn all_cases(report: &RunReport) -> String {
             section = Some(case.section);
         }
         let seen = match &case.outcome {
-            Outcome::Passed { seen } | Outcome::Failed { seen, .. } => seen,
+            Outcome::Passed { seen } | Outcome::Noted { seen } | Outcome::Failed { seen, .. } => seen,
             Outcome::NotApplicable { declared: why } | Outcome::Skipped { missing: why } => why,
         };
         let _ = writeln!(
             html,
-            "<tr><td>{}</td><td>{}</td><td><code>{}</code><br>{}<br><span class=\"muted\">expects {} ({})</span></td><td>{}</td></tr>",
+            "<tr class=\"case\"><td>{}</td><td>{}</td><td><code>{}</code><br>{}<br><span class=\"muted\">expects {} ({})</span></td><td>{}</td></tr>",
             badge(&case.outcome),
             case.level.name(),
             escaped(&case.id),

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::case::Outcome;
+use crate::report::head;
 use crate::run::RunReport;
 
 /// JUnit XML: one suite, a test case each. A failed MAY is no failure.
@@ -15,11 +16,17 @@ pub fn report(report: &RunReport) -> String {
     let skipped =
         report.count(|case| matches!(case.outcome, Outcome::Skipped { .. } | Outcome::NotApplicable { .. }));
     let mut xml = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{}\" hostname=\"{}\" tests=\"{}\" failures=\"{failures}\" skipped=\"{skipped}\">\n",
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"{}\" hostname=\"{}\" timestamp=\"{}\" tests=\"{}\" failures=\"{failures}\" errors=\"0\" skipped=\"{skipped}\">\n  <properties>\n",
         escaped(&report.suite),
         escaped(&report.target),
+        escaped(report.began.trim_end_matches('Z')),
         report.cases.len()
     );
+    for (name, value) in head::rows(report) {
+        let (name, value) = (escaped(name), escaped(&value));
+        let _ = writeln!(xml, "    <property name=\"{name}\" value=\"{value}\"/>");
+    }
+    xml.push_str("  </properties>\n");
     for case in &report.cases {
         let secs = case.took_ms as f64 / 1000.0;
         let _ = write!(
@@ -45,7 +52,7 @@ pub fn report(report: &RunReport) -> String {
                     escaped(&format!("expected {expected}; seen {seen}"))
                 );
             }
-            Outcome::Passed { seen } => {
+            Outcome::Passed { seen } | Outcome::Noted { seen } => {
                 let _ = write!(xml, "<system-out>{}</system-out>", escaped(seen));
             }
             Outcome::NotApplicable { declared: why } | Outcome::Skipped { missing: why } => {

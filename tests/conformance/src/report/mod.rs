@@ -1,5 +1,6 @@
 //! The report in four forms.
 
+pub mod head;
 pub mod html;
 pub mod json;
 pub mod junit;

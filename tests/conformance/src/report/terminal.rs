@@ -3,14 +3,36 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::case::{Level, Outcome};
+use crate::case::{Level, Outcome, Section};
+use crate::report::head;
 use crate::run::{CaseResult, RunReport};
+
+/// What can come of a case, in the order of [`sections`].
+pub const COLUMNS: [&str; 5] = ["passed", "failed", "noted", "not applicable", "skipped"];
+
+/// How often each came, by section.
+#[must_use]
+pub fn sections(report: &RunReport) -> BTreeMap<Section, [usize; 5]> {
+    let mut sections: BTreeMap<_, [usize; 5]> = BTreeMap::new();
+    for case in &report.cases {
+        let column = match case.outcome {
+            Outcome::Passed { .. } => 0,
+            Outcome::Failed { .. } => 1,
+            Outcome::Noted { .. } => 2,
+            Outcome::NotApplicable { .. } => 3,
+            Outcome::Skipped { .. } => 4,
+        };
+        sections.entry(case.section).or_default()[column] += 1;
+    }
+    sections
+}
 
 /// One case, as it ends.
 #[must_use]
 pub fn line(result: &CaseResult) -> String {
     let (word, text) = match &result.outcome {
         Outcome::Passed { seen } => ("pass", seen.clone()),
+        Outcome::Noted { seen } => ("note", seen.clone()),
         Outcome::Failed { expected, seen, .. } => ("FAIL", format!("expected {expected}; seen {seen}")),
         Outcome::NotApplicable { declared } => ("n/a ", declared.clone()),
         Outcome::Skipped { missing } => ("SKIP", missing.clone()),
@@ -22,16 +44,6 @@ pub fn line(result: &CaseResult) -> String {
 #[must_use]
 pub fn summary(report: &RunReport) -> String {
     let mut text = String::new();
-    let mut sections: BTreeMap<_, [usize; 4]> = BTreeMap::new();
-    for case in &report.cases {
-        let column = match case.outcome {
-            Outcome::Passed { .. } => 0,
-            Outcome::Failed { .. } => 1,
-            Outcome::NotApplicable { .. } => 2,
-            Outcome::Skipped { .. } => 3,
-        };
-        sections.entry(case.section).or_default()[column] += 1;
-    }
     for case in &report.cases {
         if let Outcome::Failed { request, answer, expected, seen } = &case.outcome {
             let _ = write!(
@@ -45,16 +57,21 @@ pub fn summary(report: &RunReport) -> String {
             );
         }
     }
-    let _ =
-        writeln!(text, "\n{:36} {:>6} {:>6} {:>6} {:>7}", "section", "passed", "failed", "n/a", "skipped");
-    for (section, [passed, failed, not_applicable, skipped]) in sections {
-        let _ =
-            writeln!(text, "{:36} {passed:>6} {failed:>6} {not_applicable:>6} {skipped:>7}", section.title());
+    let _ = write!(text, "\n{:36}", "section");
+    for name in COLUMNS {
+        let _ = write!(text, " {name:>14}");
     }
-    let _ = writeln!(text, "\n{} of profile {:?}: {}", report.target, report.profile, verdict(report));
-    for declaration in &report.declarations {
-        let _ = writeln!(text, "declared: {declaration}");
+    for (section, numbers) in sections(report) {
+        let _ = write!(text, "\n{:36}", section.title());
+        for number in numbers {
+            let _ = write!(text, " {number:>14}");
+        }
     }
+    text.push_str("\n\n");
+    for (name, value) in head::rows(report) {
+        let _ = writeln!(text, "{name:14} {}", printable(&value));
+    }
+    let _ = writeln!(text, "\n{}", verdict(report));
     text
 }
 
@@ -63,11 +80,12 @@ pub fn summary(report: &RunReport) -> String {
 pub fn verdict(report: &RunReport) -> String {
     let of = |is: fn(&Outcome) -> bool| report.count(|case| is(&case.outcome));
     format!(
-        "{} passed, {} MUST failed, {} SHOULD failed, {} MAY failed, {} not applicable as declared, {} skipped",
+        "{} passed, {} MUST failed, {} SHOULD failed, {} MAY failed, {} noted, {} not applicable, {} skipped",
         of(|outcome| matches!(outcome, Outcome::Passed { .. })),
         report.failed(Level::Must),
         report.failed(Level::Should),
         report.failed(Level::May),
+        of(|outcome| matches!(outcome, Outcome::Noted { .. })),
         of(|outcome| matches!(outcome, Outcome::NotApplicable { .. })),
         of(|outcome| matches!(outcome, Outcome::Skipped { .. })),
     )
