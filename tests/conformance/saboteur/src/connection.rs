@@ -76,6 +76,7 @@ async fn handshake(
 
 async fn serve(proxy: Arc<Proxy>, established: Established) {
     let hides_length = proxy.has(Fault::BothLengthsKeptAlive);
+    let keeps_alive = !proxy.has(Fault::ConnectionForOneAnswer);
     let service = service_fn(move |request| answer(Arc::clone(&proxy), request));
     let stream: Box<dyn Stream> = match established.stream {
         stream if hides_length => Box::new(LengthHidden(stream)),
@@ -88,7 +89,7 @@ async fn serve(proxy: Arc<Proxy>, established: Established) {
         let _ = builder.timer(TokioTimer::new()).serve_connection(io, service).await;
     } else {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(keeps_alive);
         let _ = builder.serve_connection(io, service).await;
     }
 }

@@ -1,6 +1,7 @@
 //! A plain listener by which hook commands change the saboteur, as an owner changes a real proxy or its HSM.
 //!
-//! `POST /credentials/first`, `/credentials/both`, `/credentials/next`, `/hsm/healthy`, `/hsm/failing`, `/hsm/silent`.
+//! `POST /credentials/first`, `/credentials/both`, `/credentials/next`, `/hsm/healthy`, `/hsm/failing`, `/hsm/silent`,
+//! `/hsm/corrupting`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ fn apply(proxy: &Proxy, path: &str) -> Option<()> {
         "/credentials/next" => proxy.accept(Accepted::Next),
         "/hsm/healthy" => proxy.hsm.set_state(HsmState::Healthy),
         "/hsm/failing" => proxy.hsm.set_state(HsmState::Failing),
+        "/hsm/corrupting" => proxy.hsm.set_state(HsmState::Corrupting),
         "/hsm/silent" => proxy.hsm.set_state(HsmState::Silent),
         _ => return None,
     }

@@ -73,6 +73,10 @@ faults! {
         "A lock lets one request at a time through, for 40 ms each: concurrent ones are answered too late."
     AnswersLate "answers-late" ["META-TIME-001", "ENC-TIME-001", "DEC-TIME-001", "HEALTH-TIME-001"]
         "Every answer takes 400 ms, longer than KMS waits."
+    SomeAnswersLate "some-answers-late" ["ENC-TIME-001", "DEC-TIME-001"]
+        "Every 25th answer of Encrypt and Decrypt takes 400 ms, as where a pause of the process or of the HSM stops everything."
+    ConnectionForOneAnswer "connection-for-one-answer" ["META-TIME-001"]
+        "Every connection ends with its first answer: KMS pays for a TLS handshake with each request."
     // HTTP
     GetIsNotFound "get-is-not-found" ["META-METHOD-001", "ENC-METHOD-001", "DEC-METHOD-001", "HEALTH-METHOD-001"]
         "GET on an operation's path is answered with 404 instead of 405."

@@ -25,6 +25,8 @@ pub enum HsmState {
     Failing,
     /// No call returns.
     Silent,
+    /// A bit of every ciphertext is wrong.
+    Corrupting,
 }
 
 /// Why a call gave nothing.
@@ -92,7 +94,8 @@ impl Hsm {
         self.call().await?;
         let mut sealed = seal(key, iv, aad, plaintext)?;
         let number = self.encryptions.fetch_add(1, Ordering::Relaxed) + 1;
-        if number.is_multiple_of(CORRUPT_EVERY) {
+        let is_corrupting = *self.state.lock().unwrap() == HsmState::Corrupting;
+        if is_corrupting || number.is_multiple_of(CORRUPT_EVERY) {
             sealed[0] ^= 1;
         }
         Ok(sealed)
@@ -118,7 +121,7 @@ impl Hsm {
     async fn call(&self) -> Result<(), HsmError> {
         let state = *self.state.lock().unwrap();
         match state {
-            HsmState::Healthy => Ok(()),
+            HsmState::Healthy | HsmState::Corrupting => Ok(()),
             HsmState::Failing => Err(HsmError::Failed),
             HsmState::Silent => std::future::pending().await,
         }

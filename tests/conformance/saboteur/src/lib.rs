@@ -81,7 +81,8 @@ impl Saboteur {
     }
 
     /// Where hook commands reach it, by plain HTTP: `POST /credentials/first`, `/credentials/both`,
-    /// `/credentials/next`, `/hsm/healthy`, `/hsm/failing`, `/hsm/silent`.
+    /// `/credentials/next`, `/hsm/healthy`, `/hsm/failing`, `/hsm/silent`,
+    /// `/hsm/corrupting`.
     #[must_use]
     pub fn control_addr(&self) -> SocketAddr {
         self.control_addr
@@ -104,7 +105,7 @@ impl Saboteur {
         self.proxy.accept(accepted);
     }
 
-    /// Has the HSM work, fail or fall silent.
+    /// Has the HSM work, fail, fall silent or corrupt what it encrypts.
     pub fn set_hsm(&self, state: HsmState) {
         self.proxy.hsm.set_state(state);
     }

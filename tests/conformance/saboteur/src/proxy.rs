@@ -23,6 +23,8 @@ pub(crate) struct Proxy {
     pub(crate) authorized: Mutex<HashSet<String>>,
     /// For the faults that count encryptions.
     pub(crate) encryptions: AtomicU64,
+    /// Requests of Encrypt and Decrypt, for [`Fault::SomeAnswersLate`].
+    pub(crate) key_uses: AtomicU64,
     /// For [`Fault::OneRequestAtATime`].
     pub(crate) turnstile: tokio::sync::Mutex<()>,
     /// For [`Fault::HealthCachedForEver`].
@@ -54,6 +56,7 @@ impl Proxy {
             accepted: Mutex::new(Accepted::First),
             authorized: Mutex::default(),
             encryptions: AtomicU64::new(0),
+            key_uses: AtomicU64::new(0),
             turnstile: tokio::sync::Mutex::default(),
             first_health: OnceLock::new(),
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,7 +40,10 @@ struct Route {
 /// # Errors
 /// When the connection is to end without an answer.
 pub(crate) async fn answer(proxy: Arc<Proxy>, request: Request<Incoming>) -> io::Result<Answer> {
-    if proxy.has(Fault::AnswersLate) {
+    let path = request.uri().path();
+    let is_key_use = path.ends_with("/encrypt") || path.ends_with("/decrypt");
+    let is_25th = is_key_use && proxy.key_uses.fetch_add(1, Ordering::Relaxed) % 25 == 24;
+    if proxy.has(Fault::AnswersLate) || (proxy.has(Fault::SomeAnswersLate) && is_25th) {
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
     if proxy.has(Fault::OneRequestAtATime) {

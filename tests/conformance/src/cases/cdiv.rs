@@ -1,14 +1,21 @@
 //! The ciphertext data integrity value (specification, Appendix C).
 
 use serde_json::{Value, json};
-use xks_spec::ErrorName::{UnsupportedOperationException, ValidationException};
+use xks_spec::ErrorName::{
+    DependencyTimeoutException, InternalException, UnsupportedOperationException, ValidationException,
+};
 use xks_spec::framing::ciphertext_data_integrity_value;
 
+use super::health::changed;
 use crate::case::{Case, Finding, Level, Section, expect, fail};
+use crate::target::Need;
 use crate::wire::{Wire, bytes_of, decrypt_body, encrypt_body};
 
 /// Encrypts whose value must vouch for a Decrypt: enough to meet a key manager that corrupts one in fifty.
 const VOUCHED: usize = 120;
+
+/// Encrypts by a key manager that corrupts them.
+const CORRUPTED: usize = 10;
 
 /// The section.
 #[must_use]
@@ -114,6 +121,20 @@ pub fn cases() -> Vec<Case> {
         )
         .of(&["ENC-CDIV-008", "ENC-CDIV-013", "ENC-CDIV-015", "DEC-RESP-002"]),
     );
+    all.push(
+        Case::new(
+            Section::Cdiv,
+            "corrupting",
+            Level::Must,
+            format!(
+                "asks for {CORRUPTED} integrity values while the key manager corrupts what it encrypts (hook hsm-corrupting)"
+            ),
+            "a refusal by InternalException or DependencyTimeoutException, or a ciphertext that opens",
+            |wire| async move { changed(&wire, "hsm-corrupting", corrupted(&wire)).await },
+        )
+        .of(&["ENC-CDIV-008", "ENC-CDIV-013", "ENC-CDIV-015"])
+        .needs(&[Need::HsmCorrupting]),
+    );
     all
 }
 
@@ -141,4 +162,23 @@ async fn right_value(wire: &Wire, plaintext: &[u8], aad: Option<&[u8]>) -> Findi
         "another value",
     )?;
     Ok("right".to_owned())
+}
+
+async fn corrupted(wire: &Wire) -> Finding {
+    let (mut refused, mut opened) = (0, 0);
+    for _ in 0..CORRUPTED {
+        let seen =
+            wire.send(&wire.encrypt_request(wire.key(), &encrypt_body(b"Hello World!", None, true))).await?;
+        if seen.answer.status != 200 {
+            seen.refused(&[InternalException, DependencyTimeoutException])?;
+            refused += 1;
+            continue;
+        }
+        let decrypted = wire.decrypt(wire.key(), &decrypt_body(&seen.ok()?, None)).await?;
+        let expected = "what an integrity value vouches for to open";
+        expect(decrypted.answer.status == 200, expected, decrypted.status())?;
+        expect(bytes_of(&decrypted.ok()?, "plaintext")? == b"Hello World!", expected, "another plaintext")?;
+        opened += 1;
+    }
+    Ok(format!("{refused} refused, {opened} opened"))
 }

@@ -14,6 +14,9 @@ use crate::wire::{Wire, body_of, decrypt_body, encrypt_body};
 /// Requests of each measurement. The median is judged: one answer that this machine was slow to read is no finding.
 const SAMPLES: usize = 40;
 
+/// Pairs of an Encrypt and a Decrypt, of whose answers a share is judged.
+const PAIRS: usize = 150;
+
 /// The section.
 #[must_use]
 pub fn cases() -> Vec<Case> {
@@ -86,6 +89,18 @@ pub fn cases() -> Vec<Case> {
         )
         .of(&["ENC-TIME-001"]),
     );
+    all.push(
+        Case::new(
+            Section::Latency,
+            "share-beyond",
+            Level::Should,
+            format!("encrypts and decrypts {PAIRS} times, one after the other"),
+            "at most one answer in a hundred beyond 250 ms",
+            |wire| async move { share_beyond(&wire).await },
+        )
+        .of(&["ENC-TIME-001", "DEC-TIME-001"])
+        .source("KMS gives up after 250 ms: what the median hides is failed calls"),
+    );
     all
 }
 
@@ -116,5 +131,25 @@ fn judge(mut times: Vec<f64>, limit: Duration) -> crate::case::Finding {
         format!("a median within {} ms", limit.as_millis()),
         &seen,
     )?;
+    Ok(seen)
+}
+
+async fn share_beyond(wire: &Wire) -> crate::case::Finding {
+    let limit_ms = KMS_TIMEOUT.as_secs_f64() * 1000.0;
+    let (mut beyond, mut slowest) = (0, 0.0_f64);
+    for _ in 0..PAIRS {
+        let encrypt = wire.request(Operation::Encrypt);
+        let encrypted = wire.send(&encrypt).await?;
+        let decrypt = wire.decrypt_request(wire.key(), &decrypt_body(&encrypted.ok()?, None));
+        let decrypted = wire.send(&decrypt).await?;
+        decrypted.ok()?;
+        for seen in [encrypted, decrypted] {
+            let took_ms = seen.report.last_try.as_secs_f64() * 1000.0;
+            beyond += usize::from(took_ms > limit_ms);
+            slowest = slowest.max(took_ms);
+        }
+    }
+    let seen = format!("{beyond} of {} beyond {limit_ms} ms, the slowest {slowest:.1} ms", 2 * PAIRS);
+    expect(beyond * 100 <= 2 * PAIRS, "at most one in a hundred beyond 250 ms", &seen)?;
     Ok(seen)
 }
