@@ -174,7 +174,7 @@ impl Error {
             Self::Hsm(HsmError::QueueFull | HsmError::TooManySearches) => {
                 (ErrorName::ThrottlingException, "The key manager is busy. Reduce the rate and retry.")
             }
-            Self::Hsm(HsmError::DeadlinePassed | HsmError::Stalled) => {
+            Self::Hsm(HsmError::DeadlinePassed | HsmError::TooLate | HsmError::Stalled) => {
                 (ErrorName::DependencyTimeoutException, "The key manager did not answer in time. Retry.")
             }
             Self::HealthNotMeasured => (
@@ -215,6 +215,7 @@ mod tests {
             HsmError::QueueFull,
             HsmError::TooManySearches,
             HsmError::DeadlinePassed,
+            HsmError::TooLate,
             HsmError::Stalled,
             HsmError::Unavailable("secret reason".into()),
             HsmError::Device { call: "C_Encrypt", code: "CKR_DEVICE_ERROR".into() },

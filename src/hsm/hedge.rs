@@ -1,7 +1,7 @@
 //! When a second token is asked though the first has not failed.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::clock::{self, Deadline};
 
@@ -63,11 +63,10 @@ impl Hedging {
     }
 }
 
-/// How long a token may bring no call back, while it has some, until it is taken to hang.
-pub(super) const SUSPECT_AFTER: Duration = Duration::from_millis(60);
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

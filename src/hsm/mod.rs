@@ -19,6 +19,7 @@ mod keys;
 mod lane;
 mod manage;
 mod module;
+mod pace;
 mod pin_guard;
 mod probe;
 mod profiles;
@@ -354,6 +355,9 @@ pub enum HsmError {
     /// No answer by the deadline.
     #[error("the deadline passed before the token answered")]
     DeadlinePassed,
+    /// So little of the deadline was left when the job's turn came that it was not begun.
+    #[error("the job's turn at the token came too late for its deadline")]
+    TooLate,
     /// The queue is full because calls do not return.
     #[error("the token's queue is full and its calls hang")]
     Stalled,

@@ -11,6 +11,7 @@ use super::connection::{Connection, Epoch};
 use super::isolation::HelperPlace;
 use super::keeper::Message;
 use super::keys::{IvGuard, KeyIndex};
+use super::pace::Pace;
 use super::probe::ProbeState;
 use super::searches::Searches;
 use super::settings::{Isolation, TokenSettings};
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     reason: ArcSwap<Box<str>>,
     pub(super) messages: flume::Sender<Message>,
     pub(super) breaker: Breaker,
+    pub(super) pace: Pace,
     /// For workers that hand a job on.
     pub(super) tasks: flume::Sender<Task>,
     epochs: AtomicU64,
@@ -64,6 +66,7 @@ impl Shared {
             reason: ArcSwap::from_pointee("not connected yet".into()),
             messages,
             breaker: Breaker::default(),
+            pace: Pace::default(),
             tasks,
             epochs: AtomicU64::new(0),
             lost_epoch: AtomicU64::new(0),

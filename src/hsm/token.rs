@@ -88,14 +88,22 @@ impl Token {
         let queued_at = clock::now();
         let taken_at = Arc::new(OnceLock::new());
         let for_job = Arc::clone(&taken_at);
+        let shared = Arc::clone(&self.shared);
         let job: Job = Box::new(move |lane| {
             // Nobody waits for it any more: it never reaches the token.
             if reply.is_closed() || deadline.has_passed() {
                 return;
             }
             let started_at = clock::now();
+            if shared.pace.is_too_late(queued_at, deadline) {
+                let _ = reply.send((Err(HsmError::TooLate), started_at, started_at));
+                return;
+            }
             let _ = for_job.set(started_at);
             let result = lane.and_then(work);
+            if result.is_ok() && !deadline.has_passed() {
+                shared.pace.note(started_at.elapsed());
+            }
             // The asking side may leave while the token works.
             let _ = reply.send((result, started_at, clock::now()));
         });
@@ -109,10 +117,9 @@ impl Token {
                 let queue_time = started_at - queued_at;
                 self.shared.metrics.queued(queue_time);
                 let call_time = ended_at - started_at;
-                Outcome {
-                    result,
-                    report: CallReport { token_serial, queue_time, call_time, attempts: 1, is_hedged: false },
-                }
+                let attempts = u32::from(!matches!(result, Err(HsmError::TooLate)));
+                let report = CallReport { token_serial, queue_time, call_time, attempts, is_hedged: false };
+                Outcome { result, report }
             }
             Ok(Err(_)) if !deadline.has_passed() => Outcome::failed(HsmError::Worker),
             Ok(Err(_)) | Err(_) => {
@@ -290,15 +297,25 @@ impl Token {
 
     /// Whether a hedge would disturb nobody: a session idles, and the queue is no more than half full.
     pub(super) fn has_room(&self) -> bool {
-        let settings = &self.shared.settings;
-        !self.is_out()
-            && self.shared.board.busy() < settings.sessions
-            && self.tasks.len() <= settings.queue_depth / 2
+        !self.is_out() && self.has_idle_session() && self.tasks.len() <= self.shared.settings.queue_depth / 2
     }
 
-    /// Whether no call has come back since then.
-    pub(super) fn has_brought_nothing_back_since(&self, since: Instant) -> bool {
-        self.shared.board.is_silent_since(since)
+    /// Whether a session is there and at nothing.
+    pub(super) fn has_idle_session(&self) -> bool {
+        self.is_connected() && self.shared.board.busy() < self.shared.settings.sessions
+    }
+
+    /// Whether what was asked then is stuck there: its call takes far longer than calls of this token do, whatever comes
+    /// back from other sessions, or nothing has come back at all.
+    pub(super) fn hangs_since(&self, since: Instant) -> bool {
+        let limit = self.shared.pace.hang_after();
+        let board = &self.shared.board;
+        since.elapsed() >= limit && (board.has_hung_job(since, limit) || board.is_silent_since(since))
+    }
+
+    /// Whether no call has come back since then, though some should have.
+    pub(super) fn is_silent_since(&self, since: Instant) -> bool {
+        since.elapsed() >= self.shared.pace.silence_after() && self.shared.board.is_silent_since(since)
     }
 
     /// Takes the token out of rotation until a probe succeeds.

@@ -132,6 +132,15 @@ impl Board {
             .any(|place| is_silent(place.begun.load(Ordering::Relaxed)) && self.is_stuck(place, limit))
     }
 
+    /// Whether a job that began after `since` has been at work for longer than `limit`, or every session is at one that
+    /// has, so that what is queued waits in vain. That other sessions bring jobs back is no excuse.
+    pub(super) fn has_hung_job(&self, since: Instant, limit: Duration) -> bool {
+        let since = u64::try_from(since.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX);
+        let began_since = |place: &Place| place.begun.load(Ordering::Relaxed) >= since;
+        let has_own = self.places.iter().any(|place| began_since(place) && self.is_stuck(place, limit));
+        has_own || self.newly_stuck(limit).count() >= self.sessions
+    }
+
     /// Whether no job has come to its end since then.
     pub(super) fn is_silent_since(&self, since: Instant) -> bool {
         let last_end = Duration::from_nanos(self.last_end.load(Ordering::Relaxed));

@@ -90,8 +90,7 @@ pub struct TokenMetrics {
     pub helper_restarts: IntCounter,
     /// 1 where the token is asked no more.
     pub breaker_open: IntGauge,
-    /// Requests that came here second.
-    pub asked_second: IntCounter,
+    asked_second: IntCounterVec,
     keys_out: IntGaugeVec,
 }
 
@@ -115,7 +114,7 @@ impl TokenMetrics {
             threads_replaced: metrics.token_threads_replaced.with_label_values(&[token]),
             helper_restarts: metrics.token_helper_restarts.with_label_values(&[token]),
             breaker_open: metrics.token_breaker_open.with_label_values(&[token]),
-            asked_second: metrics.token_second_attempts.with_label_values(&[token]),
+            asked_second: metrics.token_second_attempts.clone(),
             keys_out: metrics.token_keys_out.clone(),
             token: token.into(),
         }
@@ -139,6 +138,11 @@ impl TokenMetrics {
     /// A PKCS#11 call failed.
     pub fn failed(&self, meaning: &str) {
         self.failures.with_label_values(&[&self.token, meaning]).inc();
+    }
+
+    /// A request came here after another token was asked.
+    pub fn asked_second(&self, reason: &str) {
+        self.asked_second.with_label_values(&[&self.token, reason]).inc();
     }
 
     /// So many keys are out of use on the token.
@@ -204,7 +208,10 @@ mod tests {
         {
             assert!(!text.contains(&format!("\n{name}{{")), "{name}\n{text}");
         }
-        assert!(text.contains("xks_token_second_attempts_total{token=\"main\"} 0"), "counters stay\n{text}");
+        assert!(
+            text.contains("xks_token_second_attempts_total{reason=\"hung\",token=\"main\"} 0"),
+            "counters stay\n{text}"
+        );
     }
 
     #[test]

@@ -107,6 +107,7 @@ const MEANING: Label = known(
     ],
 );
 const KEY_FAULT: Label = known("reason", &["missing", "differs", "of_another_store"]);
+const ASKED_SECOND: Label = known("reason", &["failed", "hung", "hedge"]);
 const SEARCH: Label = known("outcome", &["found", "missed", "failed", "refused", "remembered_miss"]);
 const RELOAD: Label = known("outcome", &["ok", "faulty", "needs_restart", "keys_lost", "failed"]);
 
@@ -184,8 +185,9 @@ metrics! {
         "Helper processes of the token that were started in place of another.";
     token_breaker_open: IntGaugeVec = "xks_token_breaker_open", "0 or 1", [TOKEN], None,
         "1 where the token is asked no more until a probe succeeds.";
-    token_second_attempts: IntCounterVec = "xks_token_second_attempts_total", "requests", [TOKEN], None,
-        "Requests given to the token after another had failed (a retry) or was slow (a hedge).";
+    token_second_attempts: IntCounterVec = "xks_token_second_attempts_total", "requests", [TOKEN, ASKED_SECOND], None,
+        "Requests given to the token after another one: that had failed (`failed`), that hung (`hung`), or that was only \
+         slow (`hedge`).";
     token_keys_out: IntGaugeVec = "xks_token_keys_out", "keys", [TOKEN, KEY_FAULT], None,
         "Keys that the token lacks or has another value of.";
     key_searches: IntCounterVec = "xks_key_searches_total", "searches", [TOKEN, SEARCH], None,

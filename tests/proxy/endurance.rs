@@ -13,6 +13,7 @@ use xks_harness::request::bytes_of;
 use xks_harness::token::{LABEL, PIN, SO_PIN};
 use xks_harness::{Faults, Setup, SoftHsm};
 
+use crate::fleet::asked_second;
 use crate::tokens::aes_gcm::{KEY, hex, open};
 use crate::tokens::rig::{AAD, Client, DEFAULT_DEADLINES, PLAINTEXT, RECOVERY, Rig};
 
@@ -319,7 +320,9 @@ async fn hedges_cost_no_goodput_while_both_tokens_are_slow() {
     for (rig, (name, _)) in rigs.iter().zip(settings) {
         let mut asked = 0.0;
         for token in ["softhsm", "second"] {
-            asked += rig.proxy.metric(&format!("xks_token_second_attempts_total{{token=\"{token}\"}}")).await;
+            for reason in ["failed", "hung", "hedge"] {
+                asked += rig.proxy.metric(&asked_second(token, reason)).await;
+            }
         }
         println!("{name}: a second token was asked {asked} times");
     }

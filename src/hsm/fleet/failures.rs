@@ -25,7 +25,7 @@ impl Failures {
             return HsmError::BadCiphertext { is_certain: true };
         }
         let worst = self.0.into_iter().map(|(_, error)| error).min_by_key(|error| match error {
-            HsmError::DeadlinePassed | HsmError::KeyWithdrawn => 0,
+            HsmError::DeadlinePassed | HsmError::TooLate | HsmError::KeyWithdrawn => 0,
             HsmError::Stalled => 1,
             HsmError::QueueFull | HsmError::TooManySearches => 2,
             HsmError::Device { .. } | HsmError::Worker | HsmError::UnsafeIv => 3,

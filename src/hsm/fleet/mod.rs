@@ -7,7 +7,7 @@ mod failures;
 mod proof;
 mod succession;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::sleep_until;
 
-use super::hedge::{HedgeSettings, Hedging, SUSPECT_AFTER};
+use super::hedge::{HedgeSettings, Hedging};
 use super::keys::KeyEntry;
 use super::lane::{self, Lane};
 use super::standing::{Standing, StoreId};
@@ -105,11 +105,11 @@ impl Fleet {
         if self.members.len() == 1 {
             return self.attempt(0, key, deadline, work).await.outcome;
         }
-        let mut order = self.order(key, self.turn.fetch_add(1, Ordering::Relaxed)).into_iter();
+        let mut order = VecDeque::from(self.order(key, self.turn.fetch_add(1, Ordering::Relaxed)));
         let mut look_again = self.hedging.begin(deadline);
         let mut asked = (0, clock::now());
         let mut running = FuturesUnordered::new();
-        if let Some(first) = order.next() {
+        if let Some(first) = order.pop_front() {
             asked.0 = first;
             running.push(self.attempt(first, key, deadline, work.clone()));
         }
@@ -139,37 +139,52 @@ impl Fleet {
                             return Outcome { result, report };
                         }
                     }
-                    let next = order.next().filter(|_| !deadline.has_passed());
+                    let next = order.pop_front().filter(|_| !deadline.has_passed());
                     if next.is_none() && running.is_empty() {
                         // Nor can a token that fails say anything against it.
                         return Outcome { result: Err(unconfirmed.unwrap_or_else(|| failures.verdict())), report };
                     }
-                    next
+                    next.map(|next| (next, Reason::Failed))
                 }
-                () = sleep_until(look_again.into()), if order.len() > 0 => {
+                () = sleep_until(look_again.into()), if !order.is_empty() => {
                     look_again = clock::now() + LOOK_AGAIN;
-                    if self.should_ask_another(asked, order.as_slice()) { order.next() } else { None }
+                    self.another(asked, &mut order)
                 }
             };
-            if let Some(member) = next {
+            if let Some((member, reason)) = next {
                 asked = (member, clock::now());
-                self.members[member].metrics().asked_second.inc();
+                // It has its share of what is left, as the first one had.
+                look_again = self.hedging.patience(deadline).instant();
+                self.members[member].metrics().asked_second(reason.label());
                 report.is_hedged |= !running.is_empty();
                 running.push(self.attempt(member, key, deadline, work.clone()));
             }
         }
     }
 
-    /// Whether another member is to be asked though the one `asked` since then has not failed: because it brings nothing
-    /// back at all, or as a hedge against this one call.
-    fn should_ask_another(&self, (asked, since): (usize, Instant), waiting: &[usize]) -> bool {
+    /// Another member to be asked though the one `asked` since then has not failed, taken out of those that wait: because
+    /// that one hangs, or as a hedge against a call that is only slow. Either wants an idle session, so that tokens which
+    /// are all slow get no more work by it.
+    fn another(
+        &self,
+        (asked, since): (usize, Instant),
+        waiting: &mut VecDeque<usize>,
+    ) -> Option<(usize, Reason)> {
         let token = &self.members[asked];
-        if since.elapsed() >= SUSPECT_AFTER && token.has_brought_nothing_back_since(since) {
+        let hangs = token.hangs_since(since);
+        if hangs && token.is_silent_since(since) {
             token.suspect("it brings no call back");
-            return true;
         }
-        let has_room = waiting.first().is_some_and(|other| self.members[*other].has_room());
-        has_room && self.hedging.pay()
+        let place =
+            |is_fit: fn(&Token) -> bool| waiting.iter().position(|other| is_fit(&self.members[*other]));
+        let with_room = place(Token::has_room);
+        if hangs {
+            // Even one that is left out is better than one that hangs.
+            let other = with_room.or_else(|| place(Token::has_idle_session))?;
+            return Some((waiting.remove(other)?, Reason::Hung));
+        }
+        let other = with_room.filter(|_| self.hedging.pay())?;
+        Some((waiting.remove(other)?, Reason::Hedge))
     }
 
     /// Asks one member, which proves first that its key is the one meant.
@@ -181,6 +196,7 @@ impl Fleet {
         work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
     ) -> Attempt<T> {
         let token = &self.members[member];
+        let since = clock::now();
         let trust = Trust::Proven(self.id, key);
         let mut outcome = token.with_key(&key.locator, deadline, trust, work.clone()).await;
         if matches!(outcome.result, Err(HsmError::KeyUnproven)) {
@@ -192,6 +208,10 @@ impl Fleet {
             outcome.report.add(&so_far);
         }
         token.note_outcome(&outcome);
+        let is_late = matches!(outcome.result, Err(HsmError::DeadlinePassed));
+        if is_late && self.members.len() > 1 && token.is_silent_since(since) {
+            token.suspect("it brings no call back");
+        }
         // A key that could not prove itself is no judge.
         let is_judge = token.standing(self.id, key) == Some(Standing::Proven);
         let is_verdict = is_judge && matches!(outcome.result, Err(HsmError::BadCiphertext { .. }));
@@ -237,6 +257,27 @@ impl Fleet {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.members.iter().any(|token| token.is_connected())
+    }
+}
+
+/// Why a request is given to a member after another one.
+#[derive(Clone, Copy)]
+enum Reason {
+    /// The other has failed.
+    Failed,
+    /// The other hangs.
+    Hung,
+    /// The other is slow.
+    Hedge,
+}
+
+impl Reason {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Hung => "hung",
+            Self::Hedge => "hedge",
+        }
     }
 }
 
