@@ -78,6 +78,7 @@ fn store() -> KeyStore {
         credentials: crate::sigv4::credentials(),
         keys,
         aws_sample: None,
+        policies: None,
         hsm: Arc::new(Immediate),
         quota: Arc::new(StoreQuota::new(number, number)),
     }
