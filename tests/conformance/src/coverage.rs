@@ -23,7 +23,6 @@ pub const NOT_CHECKED: &[(&str, &str)] = &[
     ("DEC-REQID-001", LOG),
     ("DEC-SECRET-001", LOG),
     ("ENC-CDIV-014", INSIDE),
-    ("ENC-CDIV-016", INSIDE),
     (
         "ENC-FRAME-001",
         "the framing is inside the tag; that AAD and metadata cannot be confused is checked by ENC-FRAME-003",

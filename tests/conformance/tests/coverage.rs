@@ -9,6 +9,9 @@ use std::path::Path;
 use xks_conformance::case::Level;
 use xks_conformance::cases;
 use xks_conformance::coverage::NOT_CHECKED;
+use xks_conformance::run::Profile;
+use xks_conformance::target::Need;
+use xks_saboteur::Fault;
 
 struct Row {
     level: String,
@@ -42,6 +45,11 @@ fn every_requirement_of_the_proxy_is_checked_or_has_a_reason_why_not() {
         .map(|(id, _)| id)
         .collect();
     assert!(missing.is_empty(), "neither a case nor a reason: {missing:?}");
+    let rows = rows();
+    let idle: Vec<_> = excused.iter().filter(|id| rows[**id].binds != "proxy").collect();
+    assert!(idle.is_empty(), "excused, though they do not bind the proxy: {idle:?}");
+    assert_eq!(excused.len(), NOT_CHECKED.len(), "an id is excused twice");
+    assert!(NOT_CHECKED.iter().all(|(_, reason)| reason.len() > 10), "an excuse without a reason");
     let both: Vec<_> = cited.intersection(&excused).collect();
     assert!(both.is_empty(), "checked, and excused all the same: {both:?}");
 }
@@ -70,5 +78,28 @@ fn no_case_is_stricter_than_its_source() {
             _ => !case.requirements.is_empty() || !case.source.is_empty(),
         };
         assert!(is_backed, "{} is a {} without one", case.id, case.level.name());
+    }
+}
+
+/// The numbers that the document gives are those of the code.
+#[test]
+fn the_document_counts_right() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/conformance.md");
+    let document = fs::read_to_string(path).unwrap();
+    let all = cases::all();
+    let count = |profile: Profile| all.iter().filter(|case| profile.has(case)).count();
+    let faults = Fault::ALL.len();
+    let rows = [
+        format!("| `must` | {} |", count(Profile::Must)),
+        format!("| `should` | {} |", count(Profile::Should)),
+        format!("| `full` | {} |", count(Profile::Full)),
+        format!("| client | faults noticed, of the {faults} of"),
+        format!("| this suite | {faults} |"),
+    ];
+    let missing: Vec<_> = rows.iter().filter(|row| !document.contains(row.as_str())).collect();
+    assert!(missing.is_empty(), "the document does not say: {missing:#?}");
+    // Each flag that the document names is one, and each declaration is named.
+    for need in Need::ALL {
+        assert!(document.contains(need.declaration()), "the document does not name {}", need.declaration());
     }
 }

@@ -2,17 +2,23 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::fs;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::Arc;
 
 use serde_json::Value;
 use xks_harness::proxy::{main_store, nested_store};
 use xks_harness::{Faults, Proxy, Setup, Signing, SoftHsm};
+use xks_saboteur::{Saboteur, setup};
 
 /// Does what the suite asks of a target's owner.
 const HOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/own_proxy/hook.sh");
 
-/// Long enough for a busy machine, and short enough for a key manager that is silent.
+/// Runs that the measurements of time get on a busy machine; a proxy that is too slow is so in each.
+const MEASUREMENTS: usize = 3;
+
+/// Long enough for a busy machine, and short enough for a key manager that is silent: the suite wants an answer within five
+/// seconds then. What the suite asks for stays the same, 250 ms by median among it.
 const TIMEOUTS: &str = "answer_ms = 2000\nfirst_answer_ms = 2000";
 
 /// A proxy that reloads when the hook says so, with a module that misbehaves when the hook says so.
@@ -52,6 +58,7 @@ fn hook(proxy: &Proxy, faults: &Faults) -> String {
         ("credentials-next", &replaced),
         ("hsm-failing", "* fail=CKR_DEVICE_ERROR\n"),
         ("hsm-silent", "* hang until_removed\n"),
+        ("hsm-corrupting", "C_Encrypt corrupt=ciphertext\n"),
         ("hsm-healthy", ""),
     ] {
         fs::write(proxy.folder().join(action), content).unwrap();
@@ -60,62 +67,124 @@ fn hook(proxy: &Proxy, faults: &Faults) -> String {
     format!("sh {HOOK} {} {} {folder} {control}", proxy.pid(), proxy.admin)
 }
 
+/// The same token behind a listener that wants KMS's client certificate, by the authority of the folder `certificates`, which
+/// is filled with those that the suite shows.
+async fn start_with_mtls(proxy: &Proxy, certificates: &Path) -> Proxy {
+    Saboteur::start(None).await.write_certificates(certificates).unwrap();
+    let clients = format!(
+        "client_certificates = {{ ca_file = {:?}, regions = [{:?}] }}",
+        certificates.join("ca.pem").display().to_string(),
+        setup::REGION
+    );
+    let server = format!("lame_duck_secs = 0\n{clients}");
+    let setup = Setup { server, timeouts: TIMEOUTS.to_owned(), ..Setup::default() };
+    Proxy::start_on(&setup, Arc::clone(&proxy.token)).await
+}
+
+/// What is examined: the proxy, its other listener, and the client certificates.
+struct Rig {
+    proxy: Proxy,
+    mtls: Proxy,
+    certificates: PathBuf,
+    hook: String,
+}
+
+impl Rig {
+    /// Runs the suite with everything that the proxy has.
+    fn examine(&self, name: &str, more: &[&str]) -> (Output, Value) {
+        let Self { proxy, mtls, certificates, hook } = self;
+        let (main, nested, next) = (main_store(), nested_store(), next_signing());
+        let file = |ending: &str| proxy.folder().join(format!("{name}.{ending}"));
+        let output = Command::new(env!("CARGO_BIN_EXE_xks-conformance"))
+            .args(["--endpoint", &format!("https://localhost:{}", proxy.address.port())])
+            .args(["--resolve", &proxy.address.to_string(), "--uri-prefix", &main.prefix])
+            .args(["--key-id", "demo", "--second-key-id", "demo-2", "--encrypt-only-key-id", "encrypt-only"])
+            .args(["--decrypt-only-key-id", "decrypt-only", "--impotent-key-id", "no-usage"])
+            .args(["--disabled-key-id", "disabled", "--second-uri-prefix", &nested.prefix])
+            .args(["--second-store-key-id", "other", "--ping-path", "/ping", "--hook", hook])
+            .args(["--mtls-address", &mtls.address.to_string(), "--product", "xks-proxy on SoftHSM2"])
+            .args(["--no-fqdn", "--no-port-443", "--profile", "full"])
+            .arg("--client-certs")
+            .arg(certificates)
+            .arg("--trust-ca")
+            .arg(proxy.folder().join("ca.pem"))
+            .arg("--json")
+            .arg(file("json"))
+            .arg("--junit")
+            .arg(file("xml"))
+            .arg("--html")
+            .arg(file("html"))
+            .args(more)
+            .env("SIGV4_ACCESS_KEY_ID", &main.signing.access_key_id)
+            .env("SIGV4_SECRET_ACCESS_KEY", &main.signing.secret_access_key)
+            .env("NEXT_SIGV4_ACCESS_KEY_ID", &next.access_key_id)
+            .env("NEXT_SIGV4_SECRET_ACCESS_KEY", &next.secret_access_key)
+            .env("SECOND_SIGV4_ACCESS_KEY_ID", &nested.signing.access_key_id)
+            .env("SECOND_SIGV4_SECRET_ACCESS_KEY", &nested.signing.secret_access_key)
+            .output()
+            .unwrap();
+        let report = serde_json::from_slice(&fs::read(file("json")).unwrap_or_default());
+        let report = report.unwrap_or_else(|_| panic!("{}", text(&output)));
+        if let Ok(folder) = std::env::var("KEEP_REPORT") {
+            for ending in ["json", "xml", "html"] {
+                fs::copy(file(ending), Path::new(&folder).join(format!("{name}.{ending}"))).unwrap();
+            }
+            fs::write(Path::new(&folder).join(format!("{name}.txt")), text(&output)).unwrap();
+        }
+        (output, report)
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Cases that failed or were skipped.
+fn wrong(report: &Value) -> Vec<&Value> {
+    let cases = report["cases"].as_array().unwrap().iter();
+    cases.filter(|case| ["failed", "skipped"].contains(&case["outcome"].as_str().unwrap())).collect()
+}
+
+fn described(case: &&Value) -> String {
+    let [level, id, expected, seen, missing] =
+        ["level", "id", "expected", "seen", "missing"].map(|field| &case[field]);
+    format!("{level} {id}: expected {expected}, seen {seen}{missing}")
+}
+
 #[tokio::test]
 async fn our_proxy_passes_the_full_profile() {
     let faults = Faults::new();
     let proxy = start(&faults).await;
-    let next = next_signing();
-    let report = proxy.folder().join("report.json");
-    let html = proxy.folder().join("report.html");
-    let (main, nested) = (main_store(), nested_store());
-    let output = Command::new(env!("CARGO_BIN_EXE_xks-conformance"))
-        .args(["--endpoint", &format!("https://localhost:{}", proxy.address.port())])
-        .args(["--resolve", &proxy.address.to_string(), "--uri-prefix", &main.prefix])
-        .args(["--key-id", "demo", "--second-key-id", "demo-2", "--encrypt-only-key-id", "encrypt-only"])
-        .args(["--decrypt-only-key-id", "decrypt-only", "--impotent-key-id", "no-usage"])
-        .args(["--disabled-key-id", "disabled", "--second-uri-prefix", &nested.prefix])
-        .args(["--second-store-key-id", "other", "--ping-path", "/ping"])
-        .args(["--no-fqdn", "--no-port-443", "--no-mtls", "--profile", "full"])
-        .args(["--hook", &hook(&proxy, &faults)])
-        .arg("--trust-ca")
-        .arg(proxy.folder().join("ca.pem"))
-        .arg("--json")
-        .arg(&report)
-        .arg("--html")
-        .arg(&html)
-        .env("SIGV4_ACCESS_KEY_ID", &main.signing.access_key_id)
-        .env("SIGV4_SECRET_ACCESS_KEY", &main.signing.secret_access_key)
-        .env("NEXT_SIGV4_ACCESS_KEY_ID", &next.access_key_id)
-        .env("NEXT_SIGV4_SECRET_ACCESS_KEY", &next.secret_access_key)
-        .env("SECOND_SIGV4_ACCESS_KEY_ID", &nested.signing.access_key_id)
-        .env("SECOND_SIGV4_SECRET_ACCESS_KEY", &nested.signing.secret_access_key)
-        .output()
-        .unwrap();
-    let text =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if let Ok(folder) = std::env::var("KEEP_REPORT") {
-        fs::copy(&html, std::path::Path::new(&folder).join("report.html")).unwrap();
-        fs::write(std::path::Path::new(&folder).join("report.txt"), &text).unwrap();
+    let certificates = proxy.folder().join("client-certificates");
+    let mtls = start_with_mtls(&proxy, &certificates).await;
+    let hook = hook(&proxy, &faults);
+    let rig = Rig { proxy, mtls, certificates, hook };
+    let (output, report) = rig.examine("report", &[]);
+    let (late, others): (Vec<_>, Vec<_>) =
+        wrong(&report).into_iter().partition(|case| case["section"] == "latency");
+    let others: Vec<_> = others.iter().map(described).collect();
+    assert!(others.is_empty(), "{}", others.join("\n"));
+    if late.is_empty() {
+        assert!(output.status.success(), "{}", text(&output));
+    } else {
+        let again = |number| rig.examine(&format!("again-{number}"), &["--only", "latency."]).0;
+        let is_in_time = (1..MEASUREMENTS).map(again).any(|output| output.status.success());
+        assert!(is_in_time, "{}", late.iter().map(described).collect::<Vec<_>>().join("\n"));
     }
-    let report: Value =
-        serde_json::from_slice(&fs::read(&report).unwrap_or_default()).unwrap_or_else(|_| panic!("{text}"));
-    let wrong: Vec<_> = report["cases"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|case| ["failed", "skipped"].contains(&case["outcome"].as_str().unwrap()))
-        .map(|case| {
-            format!(
-                "{} {}: expected {}, seen {}{}",
-                case["level"], case["id"], case["expected"], case["seen"], case["missing"]
-            )
-        })
-        .collect();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(output.status.success(), "{text}");
-    let secret = &main.signing.secret_access_key;
-    assert!(
-        !text.contains(secret) && !fs::read_to_string(&html).unwrap().contains(secret.as_str()),
-        "the secret is in the report"
-    );
+
+    // What does not apply is what was declared, or what a case has found: nothing that was forgotten.
+    let declared = ["--no-fqdn", "--no-port-443", "--trust-ca", "Encrypt returns ciphertextMetadata"];
+    for case in report["cases"].as_array().unwrap() {
+        let reason = case["declared"].as_str();
+        assert!(reason.is_none_or(|reason| declared.contains(&reason)), "{case}");
+        if case["section"] == "mtls" || case["id"] == "cdiv.corrupting" {
+            assert_eq!(case["outcome"], "passed", "{case}");
+        }
+    }
+    let secret = main_store().signing.secret_access_key;
+    for ending in ["json", "xml", "html"] {
+        let written = fs::read_to_string(rig.proxy.folder().join(format!("report.{ending}"))).unwrap();
+        assert!(!written.contains(&secret), "the secret is in the report, {ending}");
+    }
+    assert!(!text(&output).contains(&secret), "the secret is on the terminal");
 }

@@ -53,6 +53,21 @@ async fn every_fault_is_caught_and_no_alarm_is_false() {
     let survivors: Vec<_> =
         matrix.iter().filter(|(_, by)| by.is_empty()).map(|(fault, _)| fault.name()).collect();
     assert!(survivors.is_empty(), "no case notices {survivors:?}");
+    documented(&matrix);
+}
+
+/// What the document says of the matrix is so.
+fn documented(matrix: &[(Fault, Vec<CaseResult>)]) {
+    let by = |level: Level| {
+        let heaviest = |by: &[CaseResult]| by.iter().map(|result| result.level).max();
+        matrix.iter().filter(|(_, by)| heaviest(by) == Some(level)).count()
+    };
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/conformance.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let sentence =
+        format!("{} faults are noticed by a MUST, {} by a SHOULD", by(Level::Must), by(Level::Should));
+    assert!(document.replace('\n', " ").contains(&sentence), "{path} does not say: {sentence}");
+    assert_eq!(by(Level::May), 1, "region-assumed alone");
 }
 
 /// The ids of all cases that pass; none may fail or be skipped, and what is not applicable is so by declaration.

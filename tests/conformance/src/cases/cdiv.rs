@@ -43,6 +43,7 @@ pub fn cases() -> Vec<Case> {
             "ENC-CDIV-010",
             "ENC-CDIV-011",
             "ENC-CDIV-012",
+            "ENC-CDIV-016",
         ])
             })
             .collect();

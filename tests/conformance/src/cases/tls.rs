@@ -108,7 +108,7 @@ pub fn cases() -> Vec<Case> {
                 Section::Tls,
                 name,
                 Level::Should,
-                format!("offers {version:?} at best"),
+                format!("offers {version} at best"),
                 "an alert or a closed connection",
                 move |wire| async move { not_negotiated(&hello(&wire, version, suites, &[0]).await?) },
             )

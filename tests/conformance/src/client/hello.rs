@@ -22,6 +22,18 @@ pub enum Version {
     Tls13,
 }
 
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ssl3 => "SSL 3.0",
+            Self::Tls10 => "TLS 1.0",
+            Self::Tls11 => "TLS 1.1",
+            Self::Tls12 => "TLS 1.2",
+            Self::Tls13 => "TLS 1.3",
+        })
+    }
+}
+
 impl Version {
     const fn legacy(self) -> [u8; 2] {
         match self {
@@ -70,7 +82,7 @@ impl std::fmt::Display for Reply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Hello { version: Some(version), suite, .. } => {
-                write!(f, "ServerHello: {version:?}, suite 0x{suite:04x}")
+                write!(f, "ServerHello: {version}, suite 0x{suite:04x}")
             }
             Self::Hello { version: None, suite, .. } => {
                 write!(f, "ServerHello of an unknown version, suite 0x{suite:04x}")

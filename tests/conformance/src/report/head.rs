@@ -22,7 +22,12 @@ pub fn rows(report: &RunReport) -> [(&'static str, String); 10] {
     let listed = |all: &[String]| if all.is_empty() { "none".to_owned() } else { all.join(", ") };
     let reported = report.reported.as_ref().map_or_else(
         || "nothing: GetHealthStatus was not answered at the start".to_owned(),
-        |said| format!("{} {}, before {}", said.proxy_vendor, said.proxy_model, said.ekm_vendor),
+        |said| {
+            format!(
+                "vendor {}, model {}, key manager {}",
+                said.proxy_vendor, said.proxy_model, said.ekm_vendor
+            )
+        },
     );
     let values = [
         report.target.clone(),

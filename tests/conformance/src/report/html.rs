@@ -36,7 +36,7 @@ pub fn report(report: &RunReport) -> String {
     html.push_str(&sections(report));
     html.push_str(&failures(report));
     if !report.samples.is_empty() {
-        html.push_str("<h2>Latency of successful answers</h2><p class=\"muted\">From the start, connecting included, to the last byte, as seen from where the suite ran. KMS gives up after 250 ms.</p>");
+        html.push_str("<h2>Latency of successful answers</h2><p class=\"muted\">From the start, connecting included, to the last byte, as seen from where the suite ran. Each dot is an answer; the two bars of a row are its median and its 99th percentile. KMS gives up after 250 ms.</p>");
         html.push_str(&plot(&report.samples));
     }
     html.push_str(&all_cases(report));
@@ -155,11 +155,11 @@ fn plot(samples: &[Sample]) -> String {
         let operation = if known { sample.operation.clone() } else { "other".to_owned() };
         rows.entry((operation, sample.is_first)).or_default().push(sample.total_ms);
     }
-    let height = 46 * rows.len() + 60;
+    let height = 46 * rows.len() + 76;
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Latency by operation\" font-family=\"system-ui,sans-serif\" font-size=\"11\">"
     );
-    let bottom = height - 40;
+    let bottom = height - 56;
     for (ms, label) in [
         (0.1, "0.1 ms"),
         (1.0, "1 ms"),
@@ -175,6 +175,12 @@ fn plot(samples: &[Sample]) -> String {
             bottom + 16
         );
     }
+    let _ = write!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#1c2430\">time from the start to the last byte, logarithmic scale</text>",
+        (LEFT + WIDTH) / 2.0,
+        bottom + 50
+    );
     let limit = x_of(250.0);
     let _ = write!(
         svg,
