@@ -31,13 +31,7 @@ impl HeadFile {
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file =
             file.map_err(|source| AuditFault::Io { action: "cannot open", path: path.clone(), source })?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(AuditFault::InUse(audit_file.to_owned())),
-            Err(TryLockError::Error(source)) => {
-                return Err(AuditFault::Io { action: "cannot lock", path, source });
-            }
-        }
+        lock(&file, audit_file)?;
         let mut text = Vec::new();
         let read = (&mut file).take(1024).read_to_end(&mut text);
         read.map_err(|source| AuditFault::Io { action: "cannot read", path: path.clone(), source })?;
@@ -48,6 +42,16 @@ impl HeadFile {
     /// Always of the same length, so that it is written over in one piece.
     pub(super) fn write(&self, head: Head) -> io::Result<()> {
         self.0.write_all_at(format!("{:020} {}\n", head.seq, head.hash).as_bytes(), 0)
+    }
+}
+
+/// Held for as long as the file is open.
+fn lock(file: &File, audit_file: &Path) -> Result<(), AuditFault> {
+    let path = audit_file.to_owned();
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(AuditFault::InUse(path)),
+        Err(TryLockError::Error(source)) => Err(AuditFault::Io { action: "cannot lock", path, source }),
     }
 }
 
@@ -82,7 +86,9 @@ impl AuditFile {
         if !metadata.is_file() {
             return Err(AuditFault::NotAFile(path.to_owned()));
         }
-        let good_bytes = metadata.len();
+        // The head file's lock goes by name; the same file may have several.
+        lock(&file, path)?;
+        let good_bytes = file.metadata().map_err(io("cannot look at"))?.len();
         let found = find_end(&mut file, good_bytes, hasher).map_err(io("cannot read"))?;
         let found = found.ok_or_else(|| AuditFault::NotAnAuditFile(path.to_owned()))?;
         Ok((Self { file, good_bytes }, found))

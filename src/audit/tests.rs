@@ -174,9 +174,11 @@ fn a_torn_line_is_a_crash_and_no_tampering() {
         fs::remove_file(desk.folder.path().join("audit.log.head")).unwrap();
         let verified = desk.verify(&[desk.path()]).unwrap();
         assert_eq!((verified.head.seq, verified.torn.len(), verified.torn[0].line), (3, 1, 4));
+        assert!(verified.is_end_torn, "nothing says yet what it was");
         desk.live(1);
         let verified = desk.verify(&[desk.path()]).unwrap();
         assert_eq!((verified.head.seq, verified.torn.len(), verified.torn[0].line), (6, 1, 4));
+        assert!(!verified.is_end_torn, "the record behind it does");
         // What was torn cannot be made another, nor be taken away.
         let text = fs::read(desk.path()).unwrap();
         let mut changed = text.clone();
@@ -269,6 +271,33 @@ fn two_processes_on_one_file_are_refused() {
     audit.close();
     drop(audit);
     desk.live(1);
+}
+
+#[test]
+fn two_processes_that_know_one_file_by_two_names_are_refused() {
+    let desk = Desk::new();
+    let audit = desk.open();
+    wait_until(|| desk.path().exists());
+    let (hard, soft) = (desk.folder.path().join("hard.log"), desk.folder.path().join("soft.log"));
+    fs::hard_link(desk.path(), &hard).unwrap();
+    std::os::unix::fs::symlink(desk.path(), &soft).unwrap();
+    let open = |path: &Path| {
+        let settings = AuditSettings {
+            path: path.to_owned(),
+            on_failure: desk.on_failure,
+            is_synced: false,
+            hmac_key: None,
+        };
+        Audit::open(settings, &Arc::new(Metrics::new()))
+    };
+    for path in [&hard, &soft] {
+        let fault = open(path).map(|_| ()).unwrap_err();
+        assert!(matches!(&fault, AuditFault::InUse(named) if named == path), "{fault}");
+    }
+    audit.close();
+    drop(audit);
+    open(&hard).unwrap().close();
+    assert!(desk.verify(&[hard]).is_ok(), "once nobody has it, the chain goes on under the other name");
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub struct Verified {
     pub head: Head,
     /// Where a crash left a torn line.
     pub torn: Vec<Place>,
+    /// The last of them ends the chain: no record behind it says that it was a crash, and not whoever cut the tail off.
+    pub is_end_torn: bool,
     /// Records behind the expected head, which vouches for none of them.
     pub behind_expected: Option<u64>,
     /// It ends with an orderly stop.
@@ -330,6 +332,7 @@ impl Walk<'_> {
     }
 
     fn end(mut self) -> Result<Verified, VerifyFault> {
+        let is_end_torn = self.stray.is_some();
         if let Some(stray) = self.stray.take() {
             if !stray.is_cut_short() {
                 return Err(VerifyFault::Changed { place: stray.place, seq: self.head.seq + 1 });
@@ -344,6 +347,7 @@ impl Walk<'_> {
             first,
             head: self.head,
             torn: self.torn,
+            is_end_torn,
             behind_expected: self.found_at.map(|at| self.head.seq - at),
             is_closed: self.is_closed,
         })

@@ -67,10 +67,16 @@ fn audit_files(given: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 fn describe(verified: &Verified) -> String {
-    let Verified { first, head, torn, behind_expected, is_closed } = verified;
+    let Verified { first, head, torn, is_end_torn, behind_expected, is_closed } = verified;
     let mut text = format!("whole: records {first} to {}, head {}", head.seq, head.hash);
-    for place in torn {
-        text.push_str(&format!("\n{place}: torn by a crash, no tampering"));
+    for (index, place) in torn.iter().enumerate() {
+        let is_end = *is_end_torn && index + 1 == torn.len();
+        text.push_str(&format!("\n{place}: torn, "));
+        text.push_str(if is_end {
+            "as a crash leaves it, or whoever cuts the tail off inside a line: --expect-head alone tells which"
+        } else {
+            "by a crash, as the record behind it says: no tampering"
+        });
     }
     text.push_str(match (behind_expected, is_closed) {
         (Some(_), _) => "",

@@ -69,7 +69,7 @@ fn find_helper(proxy: &Proxy, token: &str) -> Option<u32> {
     helpers.find(|pid| is_running(*pid))
 }
 
-fn helper(proxy: &Proxy, token: &str) -> u32 {
+pub(crate) fn helper(proxy: &Proxy, token: &str) -> u32 {
     find_helper(proxy, token).unwrap_or_else(|| panic!("there is no helper\n{}", proxy.all_output()))
 }
 

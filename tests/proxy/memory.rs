@@ -51,12 +51,17 @@ fn mappings(process_id: u32) -> Vec<Mapping> {
     all
 }
 
-/// Where a pattern lies in the process's memory.
+/// Where a pattern lies in the proxy's memory.
 fn found(proxy: &Proxy, pattern: &[u8]) -> Vec<Mapping> {
+    found_in(proxy.pid(), pattern)
+}
+
+/// Where a pattern lies in a process's memory.
+fn found_in(process_id: u32, pattern: &[u8]) -> Vec<Mapping> {
     let memory =
-        File::open(format!("/proc/{}/mem", proxy.pid())).expect("only root may look into the proxy's memory");
+        File::open(format!("/proc/{process_id}/mem")).expect("only root may look into the proxy's memory");
     let mut found = Vec::new();
-    for mapping in mappings(proxy.pid()) {
+    for mapping in mappings(process_id) {
         let mut bytes = vec![0; mapping.length];
         let read = memory.read_at(&mut bytes, mapping.start).unwrap_or(0);
         if contains(&bytes[..read], pattern) {
@@ -133,17 +138,52 @@ async fn without_wiping_plaintexts_are_left() {
     assert!(left > 0, "freed memory is wiped all the same, or the search does not find it");
 }
 
+/// In locked pages, and nowhere else.
+fn assert_is_locked(what: &str, places: Vec<Mapping>) {
+    assert!(places.iter().any(|place| place.is_locked), "the {what} is nowhere");
+    let unlocked: Vec<_> = places.into_iter().filter(|place| !place.is_locked).collect();
+    assert!(unlocked.is_empty(), "the {what} lies in {:?}", describe(&unlocked));
+}
+
+/// Of 48 characters, and in no other place of this process but the file that it is written to.
+const AUDIT_KEY: &str = "8a1f3c5e7092b4d6f8e1a3c5b7d9f0e2a4c6e8b0d2f4a6c8";
+
 #[tokio::test]
 async fn secrets_lie_in_locked_pages_alone() {
-    let proxy = Proxy::start(&Setup::default()).await;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("audit.key"), AUDIT_KEY).unwrap();
+    let audit = [("path", "audit.log"), ("hmac_key = { file", "audit.key")]
+        .map(|(key, name)| format!("{key} = {:?}", folder.path().join(name).display().to_string()));
+    let more = format!("[audit]\n{}\n{} }}\n", audit[0], audit[1]);
+    let proxy = Proxy::start(&Setup { more, ..Setup::default() }).await;
     round_trip(&proxy, Http::One, &marker(5)).await;
-    for (what, secret) in [("secret", main_store().signing.secret_access_key.as_str()), ("PIN", PIN)] {
-        let places = found(&proxy, secret.as_bytes());
-        assert!(places.iter().any(|place| place.is_locked), "the {what} is nowhere");
-        let unlocked: Vec<_> = places.into_iter().filter(|place| !place.is_locked).collect();
-        assert!(unlocked.is_empty(), "the {what} lies in {:?}", describe(&unlocked));
+    let secret = main_store().signing.secret_access_key;
+    for (what, secret) in [("secret", secret.as_str()), ("PIN", PIN), ("audit key", AUDIT_KEY)] {
+        assert_is_locked(what, found(&proxy, secret.as_bytes()));
         assert!(!proxy.all_output().contains(secret), "the {what} was printed");
     }
+}
+
+/// A helper has the PIN of its token, the plaintexts that pass through it, and nothing else.
+#[tokio::test]
+async fn a_helper_keeps_neither_plaintexts_nor_secrets() {
+    let setup = Setup { token: "sessions = 2\nisolation = \"process\"".to_owned(), ..Setup::default() };
+    let proxy = Proxy::start(&setup).await;
+    round_trip(&proxy, Http::One, &marker(6)).await;
+    let helper = crate::isolation::helper(&proxy, "softhsm");
+    assert!(!found_in(helper, b"hsm-helper").is_empty(), "the search finds nothing, and so shows nothing");
+    for process_id in [proxy.pid(), helper] {
+        for pattern in patterns(&marker(6)) {
+            let left = found_in(process_id, &pattern);
+            assert!(left.is_empty(), "{:?}", describe(&left));
+        }
+    }
+    let secret = main_store().signing.secret_access_key;
+    let others = found_in(helper, secret.as_bytes());
+    assert!(others.is_empty(), "signing secrets are not its business: {:?}", describe(&others));
+    let unlocked: Vec<_> =
+        found_in(helper, PIN.as_bytes()).into_iter().filter(|place| !place.is_locked).collect();
+    assert!(unlocked.is_empty(), "the PIN lies in {:?}", describe(&unlocked));
 }
 
 #[tokio::test]
