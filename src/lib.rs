@@ -7,7 +7,7 @@
 //! | 0 | [`clock`], [`secret`], [`wiping_allocator`] |
 //! | 1 | [`metrics`], [`sigv4`], [`policy`] |
 //! | 2 | [`tls`], [`hsm`], [`iv_budget`], [`audit`] |
-//! | 3 | [`keystore`], [`admin`] |
+//! | 3 | [`keystore`], [`admin`], [`version_records`] |
 //! | 4 | [`error`] |
 //! | 5 | [`operations`] |
 //! | 6 | [`server`] |
@@ -33,4 +33,5 @@ pub mod secret;
 pub mod server;
 pub mod sigv4;
 pub mod tls;
+pub mod version_records;
 pub mod wiping_allocator;

@@ -6,6 +6,7 @@ mod reload;
 mod resolution;
 mod supervisor;
 mod tokens;
+mod versions;
 mod watchdog;
 
 use std::io;
@@ -31,6 +32,7 @@ use crate::iv_budget::{IvBudget, IvBudgetFault};
 use crate::metrics::Metrics;
 use crate::server::{self, CurrentTls, Drain, SmallTls, State, serve_admin, serve_ping, stranger_lines};
 use crate::tls::show_chains;
+use crate::version_records::{VersionRecords, VersionRecordsFault};
 
 use files::Snapshot;
 use fixed::Fixed;
@@ -54,6 +56,9 @@ pub enum AppError {
     /// The initialization vectors cannot be counted.
     #[error("{0}")]
     IvBudget(#[from] IvBudgetFault),
+    /// What is known of key versions cannot be read.
+    #[error("{0}")]
+    VersionRecords(#[from] VersionRecordsFault),
     /// Requests cannot be recorded.
     #[error("{0}")]
     Audit(#[from] AuditFault),
@@ -96,10 +101,11 @@ pub async fn run(
     let admin_certificates = config.admin.tls.as_ref().map_or(&[][..], |tls| &tls.certificates);
     show_chains(&config.certificates, config.endpoint.as_deref(), admin_certificates, &metrics);
     let iv_budget = Arc::new(IvBudget::open(&config.iv_budget, &metrics)?);
+    let records = Arc::new(VersionRecords::open(config.iv_budget.dir.as_deref())?);
     let audit = config.audit.map(|settings| Audit::open(settings, &metrics)).transpose()?.map(Arc::new);
     tokio::spawn(tend_audit(audit.clone(), rotated));
     let tokens = Arc::new(Tokens::start(config.tokens, &metrics)?);
-    let stores = Stores::build(config.stores, &tokens, &iv_budget, &metrics, None);
+    let stores = Stores::build(config.stores, &tokens, (&iv_budget, &records), &metrics, None);
     let watch = |fleet| tokio::spawn(Fleet::watch(Arc::clone(fleet))).abort_handle();
     let watches = stores.fleets.values().map(watch).collect();
     let readiness = Readiness::new(stores.served(&tokens), audit.clone());
@@ -135,6 +141,7 @@ pub async fn run(
         state: Arc::clone(&state),
         tokens: Arc::clone(&tokens),
         iv_budget: Arc::clone(&iv_budget),
+        records: Arc::clone(&records),
         current: stores,
         watches,
         fixed,
@@ -152,6 +159,7 @@ pub async fn run(
     }
     let stop = move || {
         iv_budget.close();
+        records.close();
         audit.iter().for_each(|audit| audit.close());
         tokens.stop()
     };

@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep};
 
 use super::files::Snapshot;
 use super::fixed::Fixed;
-use super::resolution;
 use super::supervisor::Supervisor;
 use super::tokens::{Stores, Tokens};
+use super::{resolution, versions};
 use crate::admin::Configuration;
 use crate::clock;
 use crate::config::{Config, ConfigError, LogLevel};
@@ -25,6 +25,7 @@ use crate::iv_budget::IvBudget;
 use crate::metrics::Metrics;
 use crate::server::{SmallTls, State};
 use crate::tls::{TlsIdentity, show_chains};
+use crate::version_records::VersionRecords;
 
 /// Loads of files that are being replaced meanwhile, before the last one counts.
 const MAX_LOADS: usize = 8;
@@ -75,6 +76,7 @@ enum Refusal {
     Faulty(ConfigError),
     NeedsRestart(Vec<String>),
     KeysLost(Vec<String>),
+    UnsafeVersions(Vec<String>),
     Failed(String),
 }
 
@@ -84,6 +86,7 @@ impl Refusal {
             Self::Faulty(_) => "faulty",
             Self::NeedsRestart(_) => "needs_restart",
             Self::KeysLost(_) => "keys_lost",
+            Self::UnsafeVersions(_) => "unsafe_versions",
             Self::Failed(_) => "failed",
         }
     }
@@ -98,7 +101,7 @@ impl Refusal {
             Self::NeedsRestart(settings) => {
                 settings.iter().map(|setting| format!("{setting}: a change needs a restart")).collect()
             }
-            Self::KeysLost(losses) => losses.clone(),
+            Self::KeysLost(problems) | Self::UnsafeVersions(problems) => problems.clone(),
             Self::Failed(problem) => vec![problem.clone()],
         }
     }
@@ -109,6 +112,10 @@ impl Refusal {
             Self::NeedsRestart(_) => "restart the process, or take these changes back",
             Self::KeysLost(_) => {
                 "these keys can be used now and could not be any more: mend it, or force it with SIGUSR1"
+            }
+            Self::UnsafeVersions(_) => {
+                "what one proxy encrypts another could not decrypt: stage the version everywhere first, give another key \
+                 another number, or force it with SIGUSR1"
             }
             Self::Failed(_) => "try again",
         }
@@ -122,6 +129,7 @@ pub(super) struct Reloader {
     pub(super) state: Arc<State>,
     pub(super) tokens: Arc<Tokens>,
     pub(super) iv_budget: Arc<IvBudget>,
+    pub(super) records: Arc<VersionRecords>,
     pub(super) current: Stores,
     /// The tasks that prove the keys of the current stores.
     pub(super) watches: Vec<AbortHandle>,
@@ -236,19 +244,18 @@ impl Reloader {
         let (admin_certificates, admin_tls) =
             config.admin.tls.map(|tls| (tls.certificates, tls.listener)).unzip();
         let added = self.add_tokens(&tokens)?;
-        let next =
-            Stores::build(stores, &self.tokens, &self.iv_budget, &self.state.metrics, Some(&self.current));
+        let kept = (&*self.iv_budget, &self.records);
+        let next = Stores::build(stores, &self.tokens, kept, &self.state.metrics, Some(&self.current));
         if trigger != Trigger::Forced {
             wait_until(|| added.iter().all(|token| token.is_indexed())).await;
-            let losses = resolution::losses(&self.current, &next).await;
-            if !losses.is_empty() {
+            if let Some(refusal) = self.unsafe_keys(&next).await {
                 drop(next);
                 for token in added {
                     let name = Arc::clone(&token.settings().name);
                     drop(token);
                     self.release_token(&name);
                 }
-                return Err(Refusal::KeysLost(losses));
+                return Err(refusal);
             }
         }
         self.prepare(&next).await;
@@ -267,6 +274,16 @@ impl Reloader {
         (self.surroundings.set_log_level)(log_level);
         self.watch_interval = watch_interval;
         Ok(())
+    }
+
+    /// What the next stores would do to keys that are in use.
+    async fn unsafe_keys(&self, next: &Stores) -> Option<Refusal> {
+        let versions = versions::unsafe_versions(&self.current, next).await;
+        if !versions.is_empty() {
+            return Some(Refusal::UnsafeVersions(versions));
+        }
+        let losses = resolution::losses(&self.current, next).await;
+        (!losses.is_empty()).then_some(Refusal::KeysLost(losses))
     }
 
     fn add_tokens(&self, settings: &[TokenSettings]) -> Result<Vec<Arc<Token>>, Refusal> {

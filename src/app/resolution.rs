@@ -111,7 +111,7 @@ fn does_as_before(old: &ExternalKey, version: &KeyVersion) -> bool {
 }
 
 /// The keys that are listed, and those of the rule that the tokens hold.
-fn ids_in_use(store: &KeyStore, fleet: &Fleet) -> BTreeSet<ExternalKeyId> {
+pub(super) fn ids_in_use(store: &KeyStore, fleet: &Fleet) -> BTreeSet<ExternalKeyId> {
     let listed = store.keys.listed().map(|(id, _)| id.clone());
     let rule = store.keys.rule();
     let labels = if rule.is_some() { fleet.labels_by_rule() } else { Vec::new() };

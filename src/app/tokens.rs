@@ -4,12 +4,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use xks_spec::ExternalKeyId;
+
 use crate::admin::Served;
 use crate::config::StoreSettings;
-use crate::hsm::{Fleet, FleetSettings, Generation, Hsm, KeyLocator, Modules, Token, TokenSettings};
+use crate::hsm::{
+    CheckValue, Fleet, FleetSettings, Generation, Hsm, KeyLocator, KeyMemory, KnownVersion, Modules, Token,
+    TokenSettings,
+};
 use crate::iv_budget::IvBudget;
-use crate::keystore::{CredentialUses, KeyStore, KeyStores, LatestKeys, StoreQuota};
+use crate::keystore::{
+    CredentialUses, ExternalKey, KeyRule, KeyStore, KeyStores, KeyVersion, LatestKeys, StoreQuota,
+};
 use crate::metrics::{Metrics, TokenMetrics};
+use crate::version_records::VersionRecords;
 
 use super::AppError;
 
@@ -107,7 +115,7 @@ impl Stores {
     pub(super) fn build(
         settings: Vec<StoreSettings>,
         tokens: &Tokens,
-        iv_budget: &IvBudget,
+        (iv_budget, records): (&IvBudget, &Arc<VersionRecords>),
         metrics: &Arc<Metrics>,
         before: Option<&Self>,
     ) -> Self {
@@ -116,7 +124,7 @@ impl Stores {
         let build = |settings: StoreSettings| {
             let same_store = before.and_then(|before| before.stores.of_name(&settings.name));
             let same_fleet = before.and_then(|before| before.fleets.get(&settings.name));
-            let fleet_settings = fleet_settings(&settings, tokens);
+            let fleet_settings = fleet_settings(&settings, tokens, records);
             let fleet = Arc::new(match same_fleet {
                 Some(fleet) => fleet.successor(fleet_settings, generation),
                 None => Fleet::new(fleet_settings, generation),
@@ -137,7 +145,7 @@ impl Stores {
     }
 }
 
-fn fleet_settings(store: &StoreSettings, tokens: &Tokens) -> FleetSettings {
+fn fleet_settings(store: &StoreSettings, tokens: &Tokens, records: &Arc<VersionRecords>) -> FleetSettings {
     let rule = store.keys.rule().cloned();
     let is_made_by_rule = move |locator: &KeyLocator| match (&rule, locator) {
         (Some(rule), KeyLocator::Label(label)) => rule.key_of(label).is_some(),
@@ -148,6 +156,54 @@ fn fleet_settings(store: &StoreSettings, tokens: &Tokens) -> FleetSettings {
         hedging: store.hedging,
         listed: store.keys.materials(),
         is_made_by_rule: Box::new(is_made_by_rule),
+        memory: Box::new(StoreMemory::new(store, records)),
+    }
+}
+
+/// What is recorded of one store's versions, by how the configuration finds them.
+struct StoreMemory {
+    store: Arc<str>,
+    listed: HashMap<KeyLocator, (ExternalKeyId, u32)>,
+    rule: Option<KeyRule>,
+    records: Arc<VersionRecords>,
+}
+
+impl StoreMemory {
+    fn new(store: &StoreSettings, records: &Arc<VersionRecords>) -> Self {
+        let versions = |(id, key): (&ExternalKeyId, &ExternalKey)| -> Vec<_> {
+            let number = |version: &KeyVersion| {
+                let locator = version.material.locator.clone();
+                (locator, (id.clone(), version.number))
+            };
+            key.versions().map(number).collect()
+        };
+        Self {
+            store: Arc::clone(&store.name),
+            listed: store.keys.listed().flat_map(versions).collect(),
+            rule: store.keys.rule().cloned(),
+            records: Arc::clone(records),
+        }
+    }
+
+    fn version(&self, locator: &KeyLocator) -> Option<(ExternalKeyId, u32)> {
+        let by_rule = || match locator {
+            KeyLocator::Label(label) => self.rule.as_ref()?.key_of(label),
+            KeyLocator::Id(_) => None,
+        };
+        self.listed.get(locator).cloned().or_else(by_rule)
+    }
+}
+
+impl KeyMemory for StoreMemory {
+    fn known(&self, locator: &KeyLocator) -> Option<KnownVersion> {
+        let (id, number) = self.version(locator)?;
+        self.records.known(&self.store, id.as_str(), number)
+    }
+
+    fn note(&self, locator: &KeyLocator, check_value: &CheckValue) {
+        if let Some((id, number)) = self.version(locator) {
+            self.records.note(&self.store, id.as_str(), number, locator, check_value);
+        }
     }
 }
 

@@ -46,7 +46,7 @@ use crate::clock::Deadline;
 
 pub use check_value::{CheckValue, CheckValueFault};
 pub use connection::{ConnectionFault, TokenSelector};
-pub use fleet::{Fleet, FleetSettings, Generation, Resolution};
+pub use fleet::{Fleet, FleetSettings, Generation, KeyMemory, KnownVersion, Resolution};
 pub use hedge::HedgeSettings;
 pub use isolation::{COMMAND as HELPER_COMMAND, serve_as_helper};
 pub use iv::IvSource;

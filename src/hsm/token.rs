@@ -300,9 +300,10 @@ impl Token {
         !self.is_out() && self.has_idle_session() && self.tasks.len() <= self.shared.settings.queue_depth / 2
     }
 
-    /// Whether a session is there and at nothing.
+    /// Whether a session is there and at nothing, which nothing in the queue is about to take: a worker between two jobs is
+    /// not idle.
     pub(super) fn has_idle_session(&self) -> bool {
-        self.is_connected() && self.shared.board.busy() < self.shared.settings.sessions
+        self.is_connected() && self.shared.board.busy() + self.tasks.len() < self.shared.settings.sessions
     }
 
     /// Whether what was asked then is stuck there: its call takes far longer than calls of this token do, whatever comes

@@ -19,12 +19,24 @@ const EXTENSION: &str = "json";
 /// The format of the files.
 const FORMAT: u32 = 1;
 
-/// Whose initialization vectors are counted.
+/// A version of a key: whose initialization vectors are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct CountId {
-    pub(super) store: Arc<str>,
-    pub(super) key: Box<str>,
-    pub(super) version: u32,
+pub(crate) struct VersionId {
+    pub(crate) store: Arc<str>,
+    pub(crate) key: Box<str>,
+    pub(crate) version: u32,
+}
+
+impl VersionId {
+    /// The name of its file, without extension: names of stores and keys may hold what no file name may.
+    pub(crate) fn file_name(&self) -> String {
+        let mut hash = Sha256::new();
+        for part in [self.store.as_bytes(), self.key.as_bytes(), &self.version.to_be_bytes()] {
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// A file's content.
@@ -69,7 +81,7 @@ impl Ledger {
     }
 
     /// Every count.
-    pub(super) fn read(&self) -> Result<Vec<(CountId, u64)>, IvBudgetFault> {
+    pub(super) fn read(&self) -> Result<Vec<(VersionId, u64)>, IvBudgetFault> {
         let failed = |source| fault("cannot read the folder", &self.folder, source);
         let mut counts = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(failed)? {
@@ -82,7 +94,7 @@ impl Ledger {
             let record: Option<Record> = serde_json::from_slice(&content).ok();
             let record = record.filter(|record| record.format == FORMAT);
             let Some(record) = record else { return Err(IvBudgetFault::Damaged(path)) };
-            let id = CountId {
+            let id = VersionId {
                 store: record.store.into(),
                 key: record.external_key_id.into(),
                 version: record.key_version,
@@ -93,7 +105,7 @@ impl Ledger {
     }
 
     /// Puts a count in the place of the one before: either of the two is there, whatever happens.
-    pub(super) fn write(&self, id: &CountId, drawn: u64) -> Result<(), IvBudgetFault> {
+    pub(super) fn write(&self, id: &VersionId, drawn: u64) -> Result<(), IvBudgetFault> {
         let record = Record {
             format: FORMAT,
             store: id.store.to_string(),
@@ -101,28 +113,23 @@ impl Ledger {
             key_version: id.version,
             drawn,
         };
-        let path = self.folder.join(file_name(id)).with_extension(EXTENSION);
-        let unfinished = path.with_extension("new");
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&unfinished)?;
-            serde_json::to_writer(&mut file, &record)?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&unfinished, &path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(|source| fault("cannot write", &path, source))
+        let path = self.folder.join(id.file_name()).with_extension(EXTENSION);
+        replace_file(&self.folder, &path, &record).map_err(|source| fault("cannot write", &path, source))
     }
 }
 
-/// Names of stores and keys may hold what no file name may.
-fn file_name(id: &CountId) -> String {
-    let mut hash = Sha256::new();
-    for part in [id.store.as_bytes(), id.key.as_bytes(), &id.version.to_be_bytes()] {
-        hash.update(part.len().to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+/// Puts a file of `folder` in the place of the one before, as JSON: either of the two is there, whatever happens.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn replace_file(folder: &Path, path: &Path, content: &impl Serialize) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    let mut file = File::create(&unfinished)?;
+    serde_json::to_writer(&mut file, content)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    File::open(folder)?.sync_all()
 }
 
 fn fault(action: &'static str, path: &Path, source: io::Error) -> IvBudgetFault {

@@ -20,7 +20,8 @@ use tokio::sync::Notify;
 
 use crate::clock;
 use crate::metrics::Metrics;
-use ledger::{CountId, Ledger};
+use ledger::Ledger;
+pub(crate) use ledger::{VersionId, replace_file};
 
 /// Random 12-byte IVs that one key may have.
 pub const IVS_PER_KEY: u64 = 1 << 32;
@@ -77,7 +78,7 @@ pub struct IvBudget {
 
 struct Shared {
     share: AtomicU64,
-    counts: Mutex<HashMap<CountId, Arc<IvCount>>>,
+    counts: Mutex<HashMap<VersionId, Arc<IvCount>>>,
     messages: flume::Sender<Message>,
     metrics: Arc<Metrics>,
 }
@@ -159,7 +160,7 @@ impl StoreIvCounts {
 
     #[cold]
     fn begin(&self, key: &str, version: u32) -> Arc<IvCount> {
-        let id = CountId { store: Arc::clone(&self.store), key: key.into(), version };
+        let id = VersionId { store: Arc::clone(&self.store), key: key.into(), version };
         let mut counts = lock(&self.shared.counts);
         let count = counts
             .entry(id.clone())
@@ -193,7 +194,7 @@ impl StoreIvCounts {
 
 /// The initialization vectors that one key version has drawn.
 pub struct IvCount {
-    id: CountId,
+    id: VersionId,
     messages: flume::Sender<Message>,
     drawn: AtomicU64,
     /// What is on disk: not less than what was drawn, but for the first moments of a key version.
@@ -209,7 +210,7 @@ pub struct IvCount {
 }
 
 impl IvCount {
-    fn new(id: CountId, messages: flume::Sender<Message>, drawn: u64, reserved: u64) -> Self {
+    fn new(id: VersionId, messages: flume::Sender<Message>, drawn: u64, reserved: u64) -> Self {
         Self {
             id,
             messages,
@@ -305,7 +306,7 @@ impl Writer {
             *over_half += i64::from(drawn >= share / 2);
             let used = if drawn >= share { 2 } else { u64::from(drawn >= share / 2) };
             if count.told.fetch_max(used, Ordering::Relaxed) < used {
-                let CountId { store, key, version } = &count.id;
+                let VersionId { store, key, version } = &count.id;
                 let advice = if used == 2 {
                     "the key version has drawn all initialization vectors of this proxy's share: rotate the key now"
                 } else {

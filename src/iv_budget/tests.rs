@@ -129,7 +129,7 @@ fn a_damaged_count_is_not_taken_for_zero() {
     {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
-        let id = CountId { store: Arc::from("s"), key: "k".into(), version: 1 };
+        let id = VersionId { store: Arc::from("s"), key: "k".into(), version: 1 };
         ledger.write(&id, 5).unwrap();
         assert_eq!(ledger.read().unwrap(), [(id, 5)]);
         drop(ledger);

@@ -7,5 +7,6 @@ mod files;
 mod hsm;
 mod load;
 pub(crate) mod rig;
+pub(crate) mod versions;
 
 pub(crate) use rig::Reloading;

@@ -4,6 +4,7 @@
 //! the deadline allows; no token serves a key before it has proven that it is the same key as everywhere.
 
 mod failures;
+mod memory;
 mod proof;
 mod succession;
 
@@ -28,6 +29,7 @@ use super::{
 use crate::clock::{self, Deadline};
 
 use failures::Failures;
+pub use memory::{KeyMemory, KnownVersion};
 use proof::KeyFault;
 pub use succession::{Generation, Resolution};
 
@@ -44,6 +46,8 @@ pub struct FleetSettings {
     pub listed: Vec<KeyMaterial>,
     /// Whether a key that is not listed is one of the store's rule.
     pub is_made_by_rule: Box<dyn Fn(&KeyLocator) -> bool + Send + Sync>,
+    /// Which key each version was before.
+    pub memory: Box<dyn KeyMemory>,
 }
 
 /// The tokens of one key store, as one configuration has them.
@@ -51,6 +55,7 @@ pub struct Fleet {
     id: StoreId,
     listed: Vec<KeyMaterial>,
     is_made_by_rule: Box<dyn Fn(&KeyLocator) -> bool + Send + Sync>,
+    memory: Box<dyn KeyMemory>,
     members: Vec<Arc<Token>>,
     hedging: Arc<Hedging>,
     /// Who is asked first among equals.
@@ -68,12 +73,13 @@ impl Fleet {
     #[must_use]
     pub fn new(settings: FleetSettings, generation: Generation) -> Self {
         static STORES: AtomicU32 = AtomicU32::new(0);
-        let FleetSettings { members, hedging, listed, is_made_by_rule } = settings;
+        let FleetSettings { members, hedging, listed, is_made_by_rule, memory } = settings;
         Self {
             id: generation.store(STORES.fetch_add(1, Ordering::Relaxed)),
             is_prepared: AtomicBool::new(false),
             listed,
             is_made_by_rule,
+            memory,
             members,
             hedging: Arc::new(Hedging::new(hedging)),
             turn: AtomicUsize::new(0),

@@ -20,6 +20,16 @@ const FIRST_WATCH_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a proof may take that no request waits for.
 const PROOF_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Asked twice, since a fault on the way looks like another key and has worse consequences.
+async fn is_surely_of(
+    value: &CheckValue,
+    token: &Token,
+    key: &KeyMaterial,
+    deadline: Deadline,
+) -> Result<bool, HsmError> {
+    Ok(value.is_of(token, key, deadline).await? || value.is_of(token, key, deadline).await?)
+}
+
 /// What is wrong with a key on one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyFault {
@@ -90,10 +100,29 @@ impl Fleet {
         if !usages.decrypt || !matches!(attributes.kind, KeyKind::Aes { .. }) {
             return Err(HsmError::KeyNotPermitted { code: "CKA_DECRYPT".into() });
         }
-        let known = key.check_value.clone().or_else(|| lock(&self.references).get(&key.locator).cloned());
-        if let Some(known) = known {
-            // Twice, since a fault on the way looks like another key and has worse consequences.
-            return Ok(known.is_of(token, key, deadline).await? || known.is_of(token, key, deadline).await?);
+        let before = self.memory.known(&key.locator);
+        if let Some(pinned) = &key.check_value {
+            if !is_surely_of(pinned, token, key, deadline).await? {
+                return Ok(false);
+            }
+            // A value that is pinned now was not always. Under another name it says nothing of what the number stood for.
+            if let Some(before) = before.filter(|before| !before.is_overruled_by(key))
+                && before.check_value != *pinned
+                && !is_surely_of(&before.check_value, token, key, deadline).await?
+            {
+                return Ok(false);
+            }
+            self.memory.note(&key.locator, pinned);
+            return Ok(true);
+        }
+        let reference = || lock(&self.references).get(&key.locator).cloned();
+        if let Some(known) = before.map(|before| before.check_value).or_else(reference) {
+            let is_same = is_surely_of(&known, token, key, deadline).await?;
+            if is_same {
+                self.memory.note(&key.locator, &known);
+                lock(&self.references).insert(key.locator.clone(), known);
+            }
+            return Ok(is_same);
         }
         if !usages.encrypt {
             return Err(HsmError::KeyNotPermitted { code: "CKA_ENCRYPT".into() });
@@ -108,7 +137,38 @@ impl Fleet {
         // Two members may have begun at once: one of them made the one that counts.
         let counts =
             lock(&self.references).entry(key.locator.clone()).or_insert_with(|| made.clone()).clone();
+        self.memory.note(&key.locator, &counts);
         Ok(counts == made || counts.is_of(token, key, deadline).await?)
+    }
+
+    /// On which members a key could not be used, and why: it is to be there, the one meant, and on all of them. Lays no claim
+    /// to it.
+    pub async fn lacking(&self, key: &KeyMaterial, deadline: Deadline) -> Vec<(Arc<str>, HsmError)> {
+        let mut lacking = Vec::new();
+        for token in &self.members {
+            let error = match self.is_same_key(token, key, deadline).await {
+                Ok(true) => continue,
+                Ok(false) => HsmError::KeyDiffers,
+                Err(error) => error,
+            };
+            lacking.push((Arc::clone(&token.settings().name), error));
+        }
+        lacking
+    }
+
+    /// The name under which the version was another key before: a token shows so that holds the one it is to be now, and none
+    /// has the one that it was.
+    pub async fn was_another(&self, key: &KeyMaterial, deadline: Deadline) -> Option<KeyLocator> {
+        let before = self.memory.known(&key.locator).filter(|before| !before.is_overruled_by(key))?;
+        let mut was_another = false;
+        for token in &self.members {
+            match is_surely_of(&before.check_value, token, key, deadline).await {
+                Ok(true) => return None,
+                Ok(false) => was_another = true,
+                Err(_) => {}
+            }
+        }
+        was_another.then_some(before.locator)
     }
 
     pub(super) fn note_fault(&self, member: usize, key: &KeyMaterial, fault: KeyFault) {
@@ -128,7 +188,8 @@ impl Fleet {
                 KeyFault::Differs => tracing::error!(
                     %token, %locator,
                     "the token's key is another than before, than on the other tokens, or than its check value says: it \
-                     is not used. Other material needs a version number of its own"
+                     is not used. Other material needs a version number of its own; where this very key is meant, pin its check \
+                     value"
                 ),
             }
         }

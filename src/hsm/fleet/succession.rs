@@ -41,13 +41,14 @@ impl Fleet {
     /// The same store in the next configuration: what its keys have shown, and what was found wrong, is kept.
     #[must_use]
     pub fn successor(&self, settings: FleetSettings, generation: Generation) -> Self {
-        let FleetSettings { members, hedging, listed, is_made_by_rule } = settings;
+        let FleetSettings { members, hedging, listed, is_made_by_rule, memory } = settings;
         let is_same_hedging = self.hedging.is_by(hedging);
         let successor = Self {
             id: generation.store(self.id.number),
             is_prepared: AtomicBool::new(self.is_prepared()),
             listed,
             is_made_by_rule,
+            memory,
             hedging: if is_same_hedging {
                 Arc::clone(&self.hedging)
             } else {

@@ -13,6 +13,8 @@ use xks_harness::{Answer, Connection, Http, Proxy, Setup, SoftHsm, XksRequest};
 
 use super::desk::Desk;
 use super::{assert_as_it_should_be, assert_serves};
+use crate::reload::rig::{Reloading, UNWATCHED};
+use crate::reload::versions::{two_tokens, versions};
 
 const SECRET: &[u8] = b"kept through a rotation";
 
@@ -215,6 +217,47 @@ async fn two_proxies_rotate_one_after_the_other_under_load_and_no_request_fails(
     let kept = std::mem::take(&mut *traffic.kept.lock().unwrap());
     for made in kept.iter().step_by(1 + kept.len() / 40) {
         assert_decrypts(proxies[0].address, made).await;
+    }
+}
+
+/// As in life: neither proxy restarts, and each store has two tokens.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_proxies_reload_one_after_the_other_on_two_tokens_under_load_and_no_request_fails() {
+    let value = |byte: u8| format!("{byte:02x}").repeat(32);
+    let (setup, token) = two_tokens(&[("demo", &value(1)), ("demo@2", &value(2))]);
+    let token = Arc::new(token);
+    let setup = Setup { more: setup.more + UNWATCHED, ..setup };
+    let mut proxies = Vec::new();
+    for _ in 0..2 {
+        let proxy = Proxy::start_on(&setup, Arc::clone(&token)).await;
+        // A version becomes primary only where every token has it.
+        proxy.wait_for("/readyz?verbose", |_, text| text.contains("token second active\n")).await;
+        proxies.push(Reloading { proxy, setup: setup.clone() });
+    }
+    let (traffic, tasks) = Traffic::start(proxies.iter().map(|reloading| reloading.proxy.address).collect());
+    traffic.go_on().await;
+    let mut seen = BTreeSet::from([1]);
+    for (states, encrypts_from) in [(["primary", "staged"], 1), (["retired", "primary"], 2)] {
+        let keys = versions(&[(1, "demo", states[0]), (2, "demo@2", states[1])]);
+        for reloading in &proxies {
+            let setup = Setup { keys: keys.clone(), ..setup.clone() };
+            assert_eq!(reloading.reload_with(&setup).await, "ok", "{}", reloading.verbose().await);
+            traffic.go_on().await;
+            seen.insert(encrypts_from);
+            assert_eq!(traffic.versions(), seen);
+        }
+    }
+    traffic.is_over.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    for reloading in &proxies {
+        let unknown = reloading.proxy.metric("xks_unknown_key_versions_total{store=\"main\"}").await;
+        assert!(unknown.abs() < 0.5);
+    }
+    let kept = std::mem::take(&mut *traffic.kept.lock().unwrap());
+    for made in kept.iter().step_by(1 + kept.len() / 40) {
+        assert_decrypts(proxies[0].proxy.address, made).await;
     }
 }
 

@@ -54,6 +54,7 @@ async fn versions_change_their_states() {
         (["primary", "staged"], true, 1),
         (["retired", "primary"], true, 2),
         (["disabled", "primary"], false, 2),
+        (["staged", "primary"], true, 2),
         (["primary", "retired"], true, 1),
     ] {
         let setup = Setup { keys: keys(states), ..reloading.setup.clone() };

@@ -156,7 +156,7 @@ async fn a_key_under_another_name_finishes_what_is_queued() {
     let queued = tokio::spawn(async move { second.encrypt("demo").await });
     reloading.proxy.wait_for("/metrics", |_, text| text.contains("xks_requests_in_flight 2\n")).await;
     reloading.edit("label = \"demo\"\n", "label = \"demo-2\"\n");
-    assert_eq!(reloading.reload().await, "ok");
+    assert_eq!(reloading.outcome_of(|this| this.proxy.signal("USR1")).await, "ok");
     faults.clear();
     begun.await.unwrap().ok();
     queued.await.unwrap().ok();

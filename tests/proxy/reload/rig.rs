@@ -12,7 +12,7 @@ use xks_harness::{Answer, Connection, Http, Proxy, Setup, SoftHsm, Store, XksReq
 pub(crate) const UNWATCHED: &str = "[reload]\nwatch = false\n";
 
 /// What a reload may come to.
-const OUTCOMES: [&str; 5] = ["ok", "faulty", "needs_restart", "keys_lost", "failed"];
+const OUTCOMES: [&str; 6] = ["ok", "faulty", "needs_restart", "keys_lost", "unsafe_versions", "failed"];
 
 pub(crate) struct Reloading {
     pub(crate) proxy: Proxy,

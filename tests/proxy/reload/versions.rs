@@ -1,0 +1,194 @@
+//! A version becomes primary only after it was staged and found on every token, and a number stands for one key for ever.
+
+use std::sync::Arc;
+
+use xks_harness::token::{LABEL, PIN, SO_PIN};
+use xks_harness::{Proxy, Setup, SoftHsm};
+
+use super::rig::{Client, Reloading, listed};
+
+const SECOND: &str = "xks-second";
+const ONE: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+const TWO: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+/// The entry of key `demo` with versions by number, label and state.
+pub(crate) fn versions(versions: &[(u8, &str, &str)]) -> String {
+    let version = |(number, label, state): &(u8, &str, &str)| {
+        format!("[[stores.keys.versions]]\nnumber = {number}\nlabel = \"{label}\"\nstate = \"{state}\"\n")
+    };
+    let versions: String = versions.iter().map(version).collect();
+    format!("[[stores.keys]]\nexternal_key_id = \"demo\"\n{versions}")
+}
+
+/// Store `main` on two tokens of one module, each with the keys given by label and value.
+pub(crate) fn two_tokens(keys: &[(&str, &str)]) -> (Setup, SoftHsm) {
+    let token = SoftHsm::empty();
+    token.tool(&["init", "--label", SECOND, "--so-pin", SO_PIN, "--pin", PIN]);
+    for name in [LABEL, SECOND] {
+        token.tool(&["generate", "--token", name, "--label", "xks-health"]);
+        keys.iter().for_each(|(label, value)| import(&token, name, label, value));
+    }
+    let setup = Setup {
+        tokens: r#"["softhsm", "second"]"#.to_owned(),
+        keys: listed("demo", "demo"),
+        more: format!(
+            "[[tokens]]\nname = \"second\"\nmodule = {:?}\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\nsessions = 2\n",
+            SoftHsm::module().display().to_string()
+        ),
+        ..Setup::default()
+    };
+    (setup, token)
+}
+
+fn import(token: &SoftHsm, name: &str, label: &str, value: &str) {
+    token.tool(&["import", "--token", name, "--label", label, "--value", value]);
+}
+
+async fn encrypts_as(client: &mut Client) -> u8 {
+    let made = client.encrypt("demo").await.ok();
+    xks_harness::request::bytes_of(&made["ciphertextMetadata"])[4]
+}
+
+/// It is refused, says so, and changes nothing.
+async fn assert_refused(reloading: &Reloading, keys: String, why: &str) {
+    let mut client = reloading.client().await;
+    let before = encrypts_as(&mut client).await;
+    let setup = Setup { keys, ..reloading.setup.clone() };
+    assert_eq!(reloading.reload_with(&setup).await, "unsafe_versions", "{why}");
+    let told = reloading.verbose().await;
+    assert!(told.contains("store main: key demo version ") && told.contains(why), "{why}: {told}");
+    assert_eq!(encrypts_as(&mut client).await, before);
+}
+
+async fn assert_reloads(reloading: &Reloading, keys: String) {
+    let setup = Setup { keys, ..reloading.setup.clone() };
+    assert_eq!(reloading.reload_with(&setup).await, "ok", "{}", reloading.verbose().await);
+}
+
+#[tokio::test]
+async fn a_version_that_was_not_staged_does_not_become_primary() {
+    let token = SoftHsm::with_keys();
+    token.generate("demo-3", &[]);
+    let setup = Setup { keys: listed("demo", "demo"), ..Setup::default() };
+    let reloading = Reloading::start_on(setup, token).await;
+    let mut client = reloading.client().await;
+    let promoted = versions(&[(1, "demo", "retired"), (2, "demo-2", "primary")]);
+    assert_refused(&reloading, promoted.clone(), "neither staged nor retired").await;
+    assert_reloads(&reloading, versions(&[(1, "demo", "primary"), (2, "demo-2", "disabled")])).await;
+    assert_refused(&reloading, promoted.clone(), "neither staged nor retired").await;
+    assert_reloads(&reloading, versions(&[(1, "demo", "primary"), (2, "demo-2", "staged")])).await;
+    assert_reloads(&reloading, promoted).await;
+    assert_eq!(encrypts_as(&mut client).await, 2);
+    // Back, which other proxies can decrypt; and on to what they do not know, if that is meant.
+    assert_reloads(&reloading, versions(&[(1, "demo", "primary"), (2, "demo-2", "retired")])).await;
+    let third = versions(&[(1, "demo", "retired"), (2, "demo-2", "retired"), (3, "demo-3", "primary")]);
+    assert_refused(&reloading, third, "neither staged nor retired").await;
+    assert_eq!(reloading.outcome_of(|this| this.proxy.signal("USR1")).await, "ok");
+    assert_eq!(encrypts_as(&mut client).await, 3);
+}
+
+#[tokio::test]
+async fn a_version_that_one_token_lacks_or_has_as_another_key_does_not_become_primary() {
+    let (setup, token) = two_tokens(&[("demo", ONE)]);
+    import(&token, LABEL, "demo@2", TWO);
+    let reloading = Reloading::start_on(setup, token).await;
+    reloading.proxy.wait_for("/readyz?verbose", |_, text| text.contains("token second active\n")).await;
+    assert_reloads(&reloading, versions(&[(1, "demo", "primary"), (2, "demo@2", "staged")])).await;
+    let promoted = versions(&[(1, "demo", "retired"), (2, "demo@2", "primary")]);
+    assert_refused(&reloading, promoted.clone(), "second: the token holds no secret key").await;
+
+    import(&reloading.proxy.token, SECOND, "demo@2", ONE);
+    // A key that was missed is not searched again for a moment.
+    let is_another = "second: the key under that label or id is another key";
+    loop {
+        let setup = Setup { keys: promoted.clone(), ..reloading.setup.clone() };
+        assert_eq!(reloading.reload_with(&setup).await, "unsafe_versions");
+        let told = reloading.verbose().await;
+        if told.contains(is_another) {
+            break;
+        }
+        assert!(told.contains("second: the token holds no secret key"), "{told}");
+    }
+    reloading.proxy.token.tool(&["destroy", "--token", SECOND, "--label", "demo@2"]);
+    import(&reloading.proxy.token, SECOND, "demo@2", TWO);
+    assert_reloads(&reloading, promoted).await;
+    assert_eq!(encrypts_as(&mut reloading.client().await).await, 2);
+}
+
+#[tokio::test]
+async fn a_number_does_not_come_back_as_another_key() {
+    let (setup, token) = two_tokens(&[("demo", ONE), ("same", ONE), ("demo@2", TWO), ("other", ONE)]);
+    let reloading = Reloading::start_on(setup, token).await;
+    // The same key under another name is the same key.
+    assert_reloads(&reloading, listed("demo", "same")).await;
+    assert_reloads(&reloading, listed("demo", "demo")).await;
+    assert_refused(&reloading, listed("demo", "demo@2"), "another key needs a number that was never used")
+        .await;
+    assert_reloads(&reloading, versions(&[(1, "demo", "primary"), (2, "demo@2", "staged")])).await;
+    // What it made is kept somewhere.
+    assert_reloads(&reloading, versions(&[(1, "demo", "retired"), (2, "demo@2", "primary")])).await;
+    assert_reloads(&reloading, versions(&[(1, "demo", "primary"), (2, "demo@2", "retired")])).await;
+    assert_reloads(&reloading, listed("demo", "demo")).await;
+    let again = versions(&[(1, "demo", "primary"), (2, "other", "staged")]);
+    assert_refused(&reloading, again.clone(), "version 2 was the key with label \"demo@2\" before").await;
+    // Forced, it is in the configuration, and not used.
+    assert_eq!(reloading.outcome_of(|this| this.proxy.signal("USR1")).await, "ok");
+    let told = |_, text: &str| text.contains("xks_keys_unresolved{store=\"main\"} 1\n");
+    reloading.proxy.wait_for("/metrics", told).await;
+    assert_eq!(encrypts_as(&mut reloading.client().await).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_stands_for_its_key_after_a_restart() {
+    let state = tempfile::tempdir().unwrap();
+    let with = |keys: String| Setup {
+        keys,
+        more: format!("[state]\ndir = {:?}\n", state.path().display().to_string()),
+        ..Setup::default()
+    };
+    let token = Arc::new(SoftHsm::with_keys());
+    let start = async |keys: String| Proxy::start_on(&with(keys), Arc::clone(&token)).await;
+    let end = |mut proxy: Proxy| {
+        proxy.signal("TERM");
+        assert!(proxy.wait_for_exit().success(), "{}", proxy.all_output());
+    };
+    let encrypt = async |proxy: &Proxy| {
+        let body = xks_harness::request::encrypt_body(b"x", None, false);
+        let request = xks_harness::XksRequest::encrypt(&xks_harness::proxy::main_store(), "demo", &body);
+        proxy.connect(xks_harness::Http::One).await.send(&request).await
+    };
+    let refused = (400, "InvalidStateException".to_owned());
+    let proxy = start(listed("demo", "demo")).await;
+    encrypt(&proxy).await.ok();
+    end(proxy);
+
+    // Another label.
+    let proxy = start(listed("demo", "demo-2")).await;
+    assert_eq!(encrypt(&proxy).await.error(), refused);
+    end(proxy);
+    // Another key under the same label.
+    token.tool(&["destroy", "--label", "demo"]);
+    token.generate("demo", &[]);
+    let proxy = start(listed("demo", "demo")).await;
+    assert_eq!(encrypt(&proxy).await.error(), refused);
+    let _ = proxy.wait_for_log(|line| {
+        line["message"].as_str().is_some_and(|text| text.contains("pin its check value"))
+    });
+    end(proxy);
+    // Which is meant: what is pinned under the same name goes before what was.
+    let folder = tempfile::tempdir().unwrap();
+    let config = with(listed("demo", "demo")).write(folder.path(), &token);
+    let output = std::process::Command::new(xks_harness::binary::program("xks-proxy"))
+        .args(["keys", "check", "--config"])
+        .arg(config)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let value = text.split("check_value = \"").nth(1).unwrap().split('"').next().unwrap();
+    let pinned = listed("demo", "demo") + &format!("check_value = \"{value}\"\n");
+    for keys in [pinned, listed("demo", "demo")] {
+        let proxy = start(keys).await;
+        encrypt(&proxy).await.ok();
+        end(proxy);
+    }
+}
