@@ -1,6 +1,6 @@
 //! `deploy/aws`: what Terraform would make, planned offline.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -210,6 +210,11 @@ fn the_endpoint_service_is_for_kms_alone() {
     assert_eq!(plan.only("aws_route53_record")["zone_id"], "Z1");
 }
 
+/// An object's members in the order of their names.
+fn sorted(object: &Value) -> String {
+    format!("{:?}", object.as_object().unwrap().iter().collect::<BTreeMap<_, _>>())
+}
+
 #[test]
 fn alarms_are_on_the_metrics_that_kms_has() {
     let topic = "arn:aws:sns:eu-central-1:123456789012:alarms";
@@ -232,7 +237,7 @@ fn alarms_are_on_the_metrics_that_kms_has() {
                         "{}({}) {}",
                         statistic.as_str().unwrap(),
                         metric.as_str().unwrap(),
-                        alarm["dimensions"]
+                        sorted(&alarm["dimensions"])
                     )
                 },
                 ToOwned::to_owned,
@@ -244,7 +249,7 @@ fn alarms_are_on_the_metrics_that_kms_has() {
     let dimensions = |more: &[(&str, &str)]| {
         let mut dimensions = json!({ "CustomKeyStoreId": store });
         more.iter().for_each(|(name, value)| dimensions[*name] = json!(value));
-        dimensions
+        sorted(&dimensions)
     };
     let query = |select: &str, filter: &str, threshold: u32| {
         let filter = format!("{filter} AND CustomKeyStoreId = '{store}'");
