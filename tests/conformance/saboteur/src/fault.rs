@@ -158,6 +158,8 @@ faults! {
         "The body's hash is taken from x-amz-content-sha256 without looking at the body."
     UnsignedPayload "unsigned-payload" ["AUTH-HASH-001"]
         "UNSIGNED-PAYLOAD in x-amz-content-sha256 is accepted, as in S3."
+    ChunkedBodyUnsigned "chunked-body-unsigned" ["AUTH-HASH-001"]
+        "A body in chunks has no hash when the head comes, so that the signature of such a request is not compared."
     AuthorizationCached "authorization-cached" ["AUTH-CANON-002", "AUTH-HASH-001", "AUTH-MATCH-001"]
         "An Authorization header that was right once is right for every path and body."
     FurtherSignedHeadersRefused "further-signed-headers-refused" ["AUTH-CANON-004", "AUTH-SIG-002"]
