@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`target`] | what is under test: flags, environment, declarations |
+//! | [`need`] | what cases need of it, and the declarations that it is not there |
 //! | [`client`] | requests at every level: signed, signed by hand, raw bytes, ClientHello |
 //! | [`case`] | a case: id, section, level, requirements, what it does and expects |
 //! | [`wire`] | what a case holds in hand: it sends, judges and keeps a record |
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod client;
 pub mod coverage;
 pub mod load;
+pub mod need;
 pub mod report;
 pub mod run;
 pub mod target;

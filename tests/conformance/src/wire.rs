@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use xks_spec::{ErrorName, Operation};
 
 use crate::case::{Stop, expect, fail};
-use crate::client::paste::{self, Route};
+use crate::client::paste;
 use crate::client::raw::{Raw, RawAnswer, Transcript};
 use crate::client::sigv4::ByHand;
-use crate::target::{PATIENCE, Target};
+use crate::target::{PATIENCE, Route, Target};
 
 /// How often, and after which pause, a request is sent again that was refused for its rate.
 const THROTTLED_TRIES: u32 = 20;

@@ -1,7 +1,6 @@
 //! Command lines that repeat what was sent, credentials as variables.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::SystemTime;
 
 use base64::Engine as _;
@@ -12,19 +11,10 @@ use http::{HeaderName, HeaderValue, Method};
 use mock_kms::xks::{HttpVersion, Proxy, Request, Signing};
 
 use crate::client::raw::Transcript;
-use crate::target::Target;
+use crate::target::{Route, Target};
 
 /// Longest body that stands in the line as a word. Linux hands no longer argument than 128 KiB to a program.
 const MAX_WORD_BYTES: usize = 100_000;
-
-/// Over which address, and with which client certificate, a request goes.
-#[derive(Clone, Debug, Default)]
-pub struct Route {
-    /// Where to connect, where that is not what the DNS says.
-    pub address: Option<SocketAddr>,
-    /// PEM files of the client certificate and its key.
-    pub identity: Option<(PathBuf, PathBuf)>,
-}
 
 /// A curl line that sends the same request over the same route.
 ///
@@ -234,17 +224,18 @@ fn word(bytes: &[u8]) -> String {
 
 /// Bytes as a format of the shell's `printf`, within single quotes.
 fn escaped(bytes: &[u8]) -> String {
-    let one = |byte: &u8| match byte {
+    let one = |(at, byte): (usize, &u8)| match byte {
         b'\\' => "\\\\".to_owned(),
         b'%' => "%%".to_owned(),
         b'\r' => "\\r".to_owned(),
         b'\n' => "\\n".to_owned(),
-        // A format does not begin with a hyphen, and quotes would end it.
-        b'\'' | b'-' => format!("\\{byte:03o}"),
+        // The one would end the format, the other make an option of it.
+        b'\'' => format!("\\{byte:03o}"),
+        b'-' if at == 0 => format!("\\{byte:03o}"),
         0x20..=0x7e => char::from(*byte).to_string(),
         _ => format!("\\{byte:03o}"),
     };
-    bytes.iter().map(one).collect()
+    bytes.iter().enumerate().map(one).collect()
 }
 
 /// What a terminal takes for a command when it is pasted.
@@ -276,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_printf_would_read_is_escaped() {
-        assert_eq!(escaped(b"-%\\\r\n\0a"), "\\055%%\\\\\\r\\n\\000a");
+        assert_eq!(escaped(b"-%\\\r\n\0a-"), "\\055%%\\\\\\r\\n\\000a-");
     }
 
     #[test]

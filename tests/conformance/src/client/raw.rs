@@ -81,7 +81,7 @@ impl Raw {
     pub async fn answer(&mut self, patience: Duration) -> Option<RawAnswer> {
         let answer = self.next_answer(patience).await;
         let text = answer.as_ref().map_or("no answer\n".to_owned(), |answer| {
-            format!("{}{}\n", answer.head, String::from_utf8_lossy(&answer.body))
+            format!("{}{}\n", answer.head.replace("\r\n", "\n"), String::from_utf8_lossy(&answer.body))
         });
         self.write_down(|transcript| transcript.answers.push_str(&text));
         answer
