@@ -257,6 +257,71 @@ mod tests {
         }
     }
 
+    /// What `docs/hsm/evidence` holds, one value a token.
+    fn reported_tokens() -> Vec<(String, serde_json::Value)> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/hsm/evidence");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let reports = files.filter(|file| file.extension().is_some_and(|extension| extension == "json"));
+        let mut tokens = Vec::new();
+        for file in reports {
+            let report: serde_json::Value =
+                serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+            let found = report["tokens"].as_array().expect("a report of doctor --json").clone();
+            assert!(!found.is_empty(), "{}", file.display());
+            tokens.extend(found.into_iter().map(|token| (file.display().to_string(), token)));
+        }
+        tokens
+    }
+
+    #[test]
+    fn reports_say_what_the_table_calls_measured() {
+        let tokens = reported_tokens();
+        let mut reported = Vec::new();
+        for (file, token) in &tokens {
+            let name = token["profile"]["name"].as_str().unwrap();
+            let profile = PROFILES.iter().find(|profile| profile.name == name);
+            let profile = profile.unwrap_or_else(|| panic!("{file}: no profile is called {name}"));
+            reported.push(name);
+            if let Evidence::Measured = profile.manufacturers.evidence {
+                let manufacturer = token["identity"]["manufacturer"].as_str().unwrap();
+                assert_eq!(Profile::of_manufacturer(manufacturer), profile, "{file}");
+            }
+            if let Evidence::Measured = profile.iv_source.evidence {
+                let works = |source: &&serde_json::Value| source["problem"].is_null();
+                let sources = token["ivSources"].as_array().unwrap().iter();
+                let mut working = sources.filter(works).map(|source| &source["ivSource"]);
+                let expected = profile.iv_source.value.to_string();
+                assert!(working.any(|source| *source == *expected), "{file}: {expected}");
+            }
+            if let Evidence::Measured = profile.bad_tag.evidence {
+                let answer = token["badTag"]["answer"].as_str().unwrap();
+                let mut expected = profile.bad_tag.value.iter().map(|code| ckr::name(*code));
+                assert!(expected.any(|code| answer.ends_with(&*code)), "{file}: {answer}");
+            }
+        }
+        for profile in &PROFILES {
+            let is_measured = matches!(profile.manufacturers.evidence, Evidence::Measured)
+                || matches!(profile.iv_source.evidence, Evidence::Measured)
+                || matches!(profile.bad_tag.evidence, Evidence::Measured);
+            assert!(!is_measured || reported.contains(&profile.name), "no report shows {}", profile.name);
+        }
+    }
+
+    #[test]
+    fn each_kind_of_token_has_a_guide() {
+        let document = include_str!("../../docs/hsm/README.md");
+        for profile in PROFILES.iter().filter(|profile| profile.name != "generic") {
+            let guide = if profile.name == "softhsm" { "softhsm2" } else { profile.name };
+            let file = format!("{}/docs/hsm/{guide}.md", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+            assert!(text.contains("[[tokens]]"), "{file} shows no configuration");
+            assert!(
+                document.contains(&format!("({guide}.md)")),
+                "docs/hsm/README.md does not lead to {file}"
+            );
+        }
+    }
+
     fn row(profile: &Profile) -> String {
         let quoted = |texts: &mut dyn Iterator<Item = String>| {
             let texts: Vec<_> = texts.collect();
