@@ -1,5 +1,6 @@
 //! `xks-proxy doctor`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -9,8 +10,9 @@ use serde_json::json;
 
 use super::{EXIT_FAILED, EXIT_OK, load_config, print};
 use crate::config::StoreSettings;
-use crate::hsm::examination::{Examination, IvSourceTried, KeyFound, examine};
-use crate::hsm::{ForceLogin, KeyLocator, Modules, TokenSettings};
+use crate::hsm::examination::{Examination, IvSourceTried, KeyFound, KeyRole, KeyWanted, examine};
+use crate::hsm::{ForceLogin, Modules, TokenSettings};
+use crate::keystore::{ExternalKey, KeyVersion, VersionState};
 
 /// How long one step of an examination may take before the token is taken to hang.
 const STEP_PATIENCE: Duration = Duration::from_secs(60);
@@ -21,11 +23,11 @@ pub(super) fn run(path: &Path, force_login: ForceLogin, as_json: bool) -> u8 {
         Err(code) => return code,
     };
     let modules = Arc::new(Modules::default());
+    let stores: Arc<[StoreSettings]> = config.stores.into();
     let mut examined = Vec::new();
     let mut hangs = false;
     for token in config.tokens {
-        let keys = keys_of(&token, &config.stores);
-        let (examination, is_whole) = examine_on_a_thread(token, &modules, keys);
+        let (examination, is_whole) = examine_on_a_thread(token, &modules, &stores);
         if !as_json {
             show(&examination);
         }
@@ -45,21 +47,37 @@ pub(super) fn run(path: &Path, force_login: ForceLogin, as_json: bool) -> u8 {
     code
 }
 
-/// What the configuration calls the keys that it lists for a token, and how they are found.
-fn keys_of(token: &TokenSettings, stores: &[StoreSettings]) -> Vec<(String, KeyLocator)> {
-    let of_token = stores.iter().filter(|store| store.tokens.contains(&token.name));
-    let mut keys: Vec<_> = of_token
-        .flat_map(|store| store.keys.listed().map(move |(id, key)| (store, id, key)))
-        .flat_map(|(store, id, key)| {
-            key.versions().map(move |version| {
-                let is_primary = version.number == key.primary.number;
-                let which = if is_primary { String::new() } else { format!(" version {}", version.number) };
-                (format!("store {}: key {id}{which}", store.name), version.material.locator.clone())
-            })
-        })
-        .collect();
+/// The keys of a token that the configuration names: those that it lists, and those that its rules make of the labels which the
+/// token has. A version that is disabled is no key that anybody needs.
+fn keys_of(token: &str, stores: &[StoreSettings], labels: &[Box<str>]) -> Vec<KeyWanted> {
+    let mut keys = Vec::new();
+    for store in stores.iter().filter(|store| store.tokens.iter().any(|name| **name == *token)) {
+        let by_rule = labels.iter().filter_map(|label| Some(store.keys.rule()?.key_of(label)?.0));
+        let ids: BTreeSet<_> = store.keys.listed().map(|(id, _)| id.clone()).chain(by_rule).collect();
+        for id in ids {
+            let Some(key) = store.keys.find(&id) else { continue };
+            let name = format!("store {}: key {id}", store.name);
+            keys.extend(key.versions().filter_map(|version| wanted(&name, &key, version)));
+        }
+    }
     keys.sort();
     keys
+}
+
+fn wanted(name: &str, key: &ExternalKey, version: &KeyVersion) -> Option<KeyWanted> {
+    let role = match version.state {
+        VersionState::Primary => KeyRole::Primary,
+        VersionState::Staged => KeyRole::Staged,
+        VersionState::Retired => KeyRole::Retired,
+        VersionState::Disabled => return None,
+    };
+    let is_one_of_many = !key.others.is_empty();
+    let which = if is_one_of_many {
+        format!(" version {}, {}", version.number, version.state)
+    } else {
+        String::new()
+    };
+    Some(KeyWanted { name: format!("{name}{which}"), locator: version.material.locator.clone(), role })
 }
 
 /// Examines on a thread of its own, so that a call that hangs ends the examination and not the answer. False where one
@@ -67,7 +85,7 @@ fn keys_of(token: &TokenSettings, stores: &[StoreSettings]) -> Vec<(String, KeyL
 fn examine_on_a_thread(
     settings: TokenSettings,
     modules: &Arc<Modules>,
-    keys: Vec<(String, KeyLocator)>,
+    stores: &Arc<[StoreSettings]>,
 ) -> (Examination, bool) {
     enum Message {
         Step(&'static str),
@@ -75,11 +93,12 @@ fn examine_on_a_thread(
     }
     let (sender, messages) = mpsc::channel();
     let token = settings.name.to_string();
-    let modules = Arc::clone(modules);
+    let (modules, stores) = (Arc::clone(modules), Arc::clone(stores));
     let work = move || {
         let on_step = |step| {
             let _ = sender.send(Message::Step(step));
         };
+        let keys = |labels: &[Box<str>]| keys_of(&settings.name, &stores, labels);
         let examination = examine(&settings, &modules, &keys, &on_step);
         let _ = sender.send(Message::Done(Box::new(examination)));
     };

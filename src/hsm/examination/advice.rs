@@ -3,7 +3,7 @@
 use super::super::iv::IvSource;
 use super::super::profiles::Profile;
 use super::super::settings::TokenSettings;
-use super::{Examination, KeyFound};
+use super::{Examination, KeyFound, KeyRole};
 
 /// Longest encryption that leaves KMS's 250 ms room for the way there and back.
 const SLOW_US: u64 = 100_000;
@@ -139,6 +139,11 @@ fn judge_speed(settings: &TokenSettings, found: &Examination, advice: &mut Vec<S
 fn judge_key(key: &KeyFound, faults: &mut Vec<String>, advice: &mut Vec<String>) {
     let name = format!("{} ({})", key.name, key.locator);
     match key.count {
+        0 if key.role == KeyRole::Staged => {
+            return advice.push(format!(
+                "{name}: the token does not hold it yet. Make it primary nowhere before it is in every token."
+            ));
+        }
         0 => return faults.push(format!("{name}: the token holds no such secret key")),
         1 => {}
         count => {
@@ -152,7 +157,8 @@ fn judge_key(key: &KeyFound, faults: &mut Vec<String>, advice: &mut Vec<String>)
         faults.push(format!("{name}: it is not an AES key of 256 bits"));
     }
     for (attribute, usage) in [("CKA_ENCRYPT", "encrypt"), ("CKA_DECRYPT", "decrypt")] {
-        if !is(attribute, "true") {
+        let is_needed = usage == "decrypt" || key.role != KeyRole::Retired;
+        if is_needed && !is(attribute, "true") {
             faults.push(format!("{name}: it may not {usage} ({attribute} is not true)"));
         }
     }

@@ -7,7 +7,7 @@ use cryptoki::session::Session;
 
 use super::super::KeyLocator;
 use super::super::ckr;
-use super::KeyFound;
+use super::{KeyFound, KeyWanted, KeysWanted};
 
 const WANTED: [AttributeType; 16] = [
     AttributeType::KeyType,
@@ -28,19 +28,44 @@ const WANTED: [AttributeType; 16] = [
     AttributeType::Derive,
 ];
 
-pub(super) fn read(session: &Session, keys: &[(String, KeyLocator)]) -> Result<Vec<KeyFound>, String> {
-    keys.iter().map(|(name, locator)| read_one(session, name, locator)).collect()
+/// What is told before each call that reads keys: a token may hold thousands.
+pub(super) const STEP: &str = "reading the keys";
+
+pub(super) fn read(
+    session: &Session,
+    wanted: &KeysWanted<'_>,
+    on_step: &dyn Fn(&'static str),
+) -> Result<Vec<KeyFound>, String> {
+    let mut labels = Vec::new();
+    for handle in find(session, None)? {
+        on_step(STEP);
+        // A key without a label that is text is none of a rule's.
+        let Ok(attributes) = session.get_attributes(handle, &[AttributeType::Label]) else { continue };
+        labels.extend(attributes.into_iter().filter_map(|attribute| match attribute {
+            Attribute::Label(label) => String::from_utf8(label).ok().map(Box::from),
+            _ => None,
+        }));
+    }
+    let read = |key| {
+        on_step(STEP);
+        read_one(session, key)
+    };
+    wanted(&labels).into_iter().map(read).collect()
 }
 
-fn read_one(session: &Session, name: &str, locator: &KeyLocator) -> Result<KeyFound, String> {
-    let handles = session.find_objects(&super::super::keys::template(Some(locator)));
-    let handles =
-        handles.map_err(|error| format!("C_FindObjects said {}", ckr::name(ckr::code_of(&error))))?;
+fn find(session: &Session, locator: Option<&KeyLocator>) -> Result<Vec<ObjectHandle>, String> {
+    let handles = session.find_objects(&super::super::keys::template(locator));
+    handles.map_err(|error| format!("C_FindObjects said {}", ckr::name(ckr::code_of(&error))))
+}
+
+fn read_one(session: &Session, key: KeyWanted) -> Result<KeyFound, String> {
+    let KeyWanted { name, locator, role } = key;
+    let handles = find(session, Some(&locator))?;
     let attributes = match handles.as_slice() {
         [handle] => read_attributes(session, *handle),
         _ => BTreeMap::new(),
     };
-    Ok(KeyFound { name: name.to_owned(), locator: locator.to_string(), count: handles.len(), attributes })
+    Ok(KeyFound { name, role, locator: locator.to_string(), count: handles.len(), attributes })
 }
 
 /// The attributes that the token tells: one that it does not know or does not show is absent.

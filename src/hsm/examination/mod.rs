@@ -161,12 +161,37 @@ pub struct Throughput {
     pub encryptions_per_second: u64,
 }
 
+/// What a key is configured for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum KeyRole {
+    /// It encrypts and decrypts.
+    Primary,
+    /// It decrypts, and will encrypt: it may not be there yet.
+    Staged,
+    /// It decrypts alone.
+    Retired,
+}
+
+/// A key that the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyWanted {
+    /// What the configuration calls it.
+    pub name: String,
+    /// How it is found.
+    pub locator: KeyLocator,
+    /// What for.
+    pub role: KeyRole,
+}
+
 /// A key of the configuration as the token has it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyFound {
     /// What the configuration calls it.
     pub name: String,
+    /// What it is configured for.
+    pub role: KeyRole,
     /// How it is found.
     pub locator: String,
     /// How many keys answer.
@@ -175,12 +200,14 @@ pub struct KeyFound {
     pub attributes: BTreeMap<&'static str, String>,
 }
 
-/// Looks at a token. `keys` are what the configuration calls its keys and how they are found; `on_step` hears what comes
-/// next, before a call that might hang.
+/// Which keys the configuration names, given the labels of the keys that the token has: a rule makes keys of labels.
+pub type KeysWanted<'a> = dyn Fn(&[Box<str>]) -> Vec<KeyWanted> + 'a;
+
+/// Looks at a token and the keys wanted of it; `on_step` hears what comes next, before a call that might hang.
 pub fn examine(
     settings: &TokenSettings,
     modules: &Modules,
-    keys: &[(String, KeyLocator)],
+    keys: &KeysWanted<'_>,
     on_step: &dyn Fn(&'static str),
 ) -> Examination {
     let mut found = Examination { token: settings.name.to_string(), ..Examination::default() };
@@ -194,7 +221,7 @@ pub fn examine(
 fn look(
     settings: &TokenSettings,
     modules: &Modules,
-    keys: &[(String, KeyLocator)],
+    keys: &KeysWanted<'_>,
     on_step: &dyn Fn(&'static str),
     found: &mut Examination,
 ) -> Result<(), String> {
@@ -213,7 +240,7 @@ fn look(
     let connected = connection::connect(settings, in_process, Epoch(1), &modules.pin_guard);
     let (connection, session) = connected.map_err(|fault| fault.to_string())?;
     found.profile = Some(profile(settings, &connection));
-    on_step("reading the keys");
+    on_step(keys::STEP);
     // The login is the application's, so that another session has it too.
     let reading = match connection.profile.access_to_use_keys() {
         Access::ReadOnly => module.pkcs11.open_ro_session(slot),
@@ -221,7 +248,7 @@ fn look(
     };
     let reading =
         reading.map_err(|error| format!("C_OpenSession said {}", ckr::name(ckr::code_of(&error))))?;
-    found.keys = keys::read(&reading, keys)?;
+    found.keys = keys::read(&reading, keys, on_step)?;
     drop(reading);
     on_step("opening sessions");
     found.sessions = Some(sessions(settings, &connection, &token));

@@ -174,3 +174,56 @@ fn a_pin_that_is_refused_is_given_once() {
     assert!(!visit.text.contains("4711"), "{}", visit.text);
     assert_eq!(visit.faults.calls(Function::Login), 1);
 }
+
+#[test]
+fn a_version_is_judged_by_what_it_is_configured_for() {
+    let version = |number: u8, label: &str, state: &str| {
+        format!("[[stores.keys.versions]]\nnumber = {number}\nlabel = \"{label}\"\nstate = \"{state}\"\n")
+    };
+    let keys = |states: [&str; 4]| {
+        let labels = ["decrypt-only", "demo", "not-yet", "gone"];
+        let versions: String = (1..)
+            .zip(labels)
+            .zip(states)
+            .map(|((number, label), state)| version(number, label, state))
+            .collect();
+        Setup { keys: format!("[[stores.keys]]\nexternal_key_id = \"demo\"\n{versions}"), ..setup(&[]) }
+    };
+    let token = SoftHsm::with_keys();
+    let visit = Visit::pay(keys(["retired", "primary", "staged", "disabled"]), &token, "", &["--json"]);
+    assert_eq!(visit.exit_code, 0, "{}", visit.text);
+    let found = visit.json();
+    let roles: Vec<_> =
+        found["keys"].as_array().unwrap().iter().map(|key| key["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["retired", "primary", "staged"]);
+    let not_yet = "key demo version 3, staged (label \"not-yet\"): the token does not hold it yet";
+    assert!(texts(&found, "advice").contains(not_yet), "{}", visit.text);
+    let visit = Visit::pay(keys(["staged", "primary", "disabled", "retired"]), &token, "", &["--json"]);
+    let faults = texts(&visit.json(), "faults");
+    assert!(faults.contains("version 1, staged (label \"decrypt-only\"): it may not encrypt"), "{faults}");
+    assert!(faults.contains("version 4, retired (label \"gone\"): the token holds no such"), "{faults}");
+    assert!(!faults.contains("version 3"), "{faults}");
+}
+
+#[test]
+fn the_keys_of_a_rule_are_looked_at_too() {
+    let token = token();
+    for label in ["nested-a", "nested-a@2", "nested-b", "another"] {
+        token.generate(label, &[]);
+    }
+    let rule = "{ label_prefix = \"nested-\", versions = [{ number = 1, state = \"retired\" }, \
+                { number = 2, state = \"primary\" }] }";
+    let setup = Setup { nested_rule: rule.to_owned(), ..setup(&["demo"]) };
+    let visit = Visit::pay(setup, &token, "", &["--json"]);
+    assert_eq!(visit.exit_code, 1);
+    let found = visit.json();
+    let names: Vec<_> =
+        found["keys"].as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap()).collect();
+    let of = |key, version| format!("store nested: key {key} version {version}");
+    let of_rule =
+        [of("a", "1, retired"), of("a", "2, primary"), of("b", "1, retired"), of("b", "2, primary")];
+    assert_eq!(names, [&["store main: key demo".to_owned()], &of_rule[..]].concat());
+    let lacks = "key b version 2, primary (label \"nested-b@2\"): the token holds no such secret key";
+    assert_eq!(texts(&found, "faults").lines().count(), 1, "{}", visit.text);
+    assert!(texts(&found, "faults").contains(lacks), "{}", visit.text);
+}
