@@ -8,10 +8,12 @@ mod environment;
 mod key_check;
 mod keys;
 mod policy;
+mod probe;
 mod report;
 mod seclusion;
 mod serve;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -83,6 +85,10 @@ enum Command {
     /// Make SigV4 credentials.
     #[command(subcommand)]
     Credentials(CredentialsCommand),
+    /// Ask a proxy on this machine whether it lives, or is ready: the health check of a container.
+    ///
+    /// Exit code: 0 if it says yes, 1 if it says no, or nothing.
+    Probe(ProbeArgs),
     /// Hold the module of a token with isolation = "process". The proxy starts this itself.
     #[command(name = HELPER_COMMAND, hide = true)]
     HsmHelper {
@@ -136,6 +142,16 @@ impl LoginArgs {
 }
 
 #[derive(Debug, Args)]
+struct ProbeArgs {
+    /// Address of the proxy's admin listener.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464")]
+    admin: SocketAddr,
+    /// Ask whether it should be sent requests (/readyz), and not only whether it lives (/livez).
+    #[arg(long)]
+    ready: bool,
+}
+
+#[derive(Debug, Args)]
 struct DoctorArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -186,6 +202,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args.config.config, args.login.force(), args.json),
         Command::Keys(command) => keys::run(&command),
         Command::Policy(command) => policy::run(&command),
+        Command::Probe(args) => probe::run(&args),
         Command::Audit(AuditCommand::Verify(args)) => audit::verify(&args),
         Command::Credentials(CredentialsCommand::New(args)) => credentials::new(&args),
         Command::HsmHelper { token: _ } => help_proxy(),

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use xks_harness::binary::program;
+use xks_harness::{Proxy, Setup};
 use xks_spec::credential::{AccessKeyId, SecretAccessKey};
 
 fn xks_proxy(arguments: &[&str]) -> Output {
@@ -137,4 +138,22 @@ fn a_configuration_that_is_not_there_exits_with_2_and_names_it() {
     let output = xks_proxy(&["serve", "--config", "/nonexistent/xks-proxy.toml"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("/nonexistent/xks-proxy.toml"));
+}
+
+#[tokio::test]
+async fn a_probe_tells_a_proxy_that_lives_from_one_that_is_ready() {
+    let setup = Setup { server: "lame_duck_secs = 900".to_owned(), ..Setup::default() };
+    let mut proxy = Proxy::start(&setup).await;
+    let admin = proxy.admin.to_string();
+    let code = |more: &[&str]| xks_proxy(&[&["probe", "--admin", &admin], more].concat()).status.code();
+    assert_eq!((code(&[]), code(&["--ready"])), (Some(0), Some(0)));
+    proxy.signal("TERM");
+    let _ =
+        proxy.wait_for_log(|line| line["message"].as_str().is_some_and(|text| text.starts_with("stopping")));
+    assert_eq!((code(&[]), code(&["--ready"])), (Some(0), Some(1)));
+    proxy.signal("TERM");
+    proxy.wait_for_exit();
+    let output = xks_proxy(&["probe", "--admin", &admin]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot ask /livez"), "{}", stderr(&output));
 }
