@@ -45,9 +45,5 @@ fn files(folder: &str, endings: &[&str]) -> Vec<String> {
 
 /// Every document, by its path in the repository.
 fn documents() -> Vec<String> {
-    let mut documents = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned(), "CHANGELOG.md".to_owned()];
-    for folder in ["docs", "deploy", "tests", "xks-spec"] {
-        documents.extend(files(folder, &[".md"]));
-    }
-    documents
+    files("", &[".md"])
 }

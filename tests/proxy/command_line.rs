@@ -95,6 +95,7 @@ fn a_folder_gets_one_credential_in_all_forms_for_its_owner_alone() {
     assert_eq!(*credential, input["XksProxyAuthenticationCredential"]);
     let secret = credential["RawSecretAccessKey"].as_str().unwrap();
     assert!(read("credentials.toml").contains(secret));
+    assert!(read("credentials.toml").contains("\ncreated = \"20"), "it says when it was made");
     assert!(!stdout(&output).contains(secret), "the secret is in the files alone");
     for name in ["credentials.toml", "console.json", "cli-input.json"] {
         let mode = fs::metadata(dir.join(name)).unwrap().permissions().mode();
