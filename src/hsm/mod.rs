@@ -100,6 +100,9 @@ pub trait Hsm: Send + Sync {
 pub struct Terms {
     /// The answer is due.
     pub deadline: Deadline,
+    /// A token has worked for the request before, as for what an integrity value has verified: it is not refused now for the
+    /// length of the queue, which would waste that work.
+    pub has_begun: bool,
     /// Asked when the job's turn comes: the key may have been disabled while the job was queued.
     pub permit: Option<Permit>,
     /// Told of each initialization vector that an encryption draws.
@@ -116,7 +119,7 @@ pub type OnIv = Arc<dyn Fn() + Send + Sync>;
 impl From<Deadline> for Terms {
     /// Without a condition, and nobody counts.
     fn from(deadline: Deadline) -> Self {
-        Self { deadline, permit: None, on_iv: None }
+        Self { deadline, has_begun: false, permit: None, on_iv: None }
     }
 }
 
@@ -346,8 +349,8 @@ pub enum HsmError {
         /// the verdict rests on another ciphertext that did decrypt on the same session, before the same failed again.
         is_certain: bool,
     },
-    /// Every session is busy and the queue is full.
-    #[error("the token's queue is full")]
+    /// Every session is busy, and the queue is full or longer than the deadline allows.
+    #[error("the token's queue is full, or longer than the deadline allows")]
     QueueFull,
     /// Too many searches for keys that are not in the index.
     #[error("too many keys are being searched that the index does not hold")]

@@ -29,6 +29,29 @@ const HELPER_PATIENCE: Duration = Duration::from_secs(1);
 /// Searches that may wait for the keeper.
 const MAX_WAITING_SEARCHES: usize = 32;
 
+/// The share of the time left that a job may take until its end, as a divisor: a third, so that both jobs of an Encrypt with an
+/// integrity value end in time, and so that calls may become somewhat slower meanwhile.
+const SHARE_OF_TIME_LEFT: u32 = 3;
+
+/// When a job must have ended, and whether it may be refused for the queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    pub(super) deadline: Deadline,
+    pub(super) has_begun: bool,
+}
+
+impl From<Deadline> for Due {
+    fn from(deadline: Deadline) -> Self {
+        Self { deadline, has_begun: false }
+    }
+}
+
+impl From<&Terms> for Due {
+    fn from(terms: &Terms) -> Self {
+        Self { deadline: terms.deadline, has_begun: terms.has_begun }
+    }
+}
+
 /// Which keys may be worked with.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Trust<'k> {
@@ -75,15 +98,28 @@ impl Token {
         Ok(Self { shared, tasks, threads })
     }
 
+    /// Whether the queue is so long already that a job could not end in good time. The queue is served in its order: what is
+    /// let in and cannot end by its deadline takes the session from one that could, and under twice what the token can do
+    /// every job would begin in time and end too late.
+    fn is_overdue(&self, due: Due) -> bool {
+        let (board, waiting) = (&self.shared.board, self.tasks.len());
+        if due.has_begun || waiting < board.sessions() {
+            return false;
+        }
+        let left = due.deadline.instant().saturating_duration_since(clock::now());
+        board.time_to_end(waiting) > left / SHARE_OF_TIME_LEFT
+    }
+
     /// Runs `work` on a session within the deadline.
     async fn submit<T: Send + 'static>(
         &self,
-        deadline: Deadline,
+        due: Due,
         work: impl FnOnce(&mut Lane) -> Result<T, HsmError> + Send + 'static,
     ) -> Outcome<T> {
         if self.shared.connection.load().is_none() {
             return Outcome::failed(self.shared.unavailable());
         }
+        let deadline = due.deadline;
         let (reply, answer) = oneshot::channel();
         let queued_at = clock::now();
         let taken_at = Arc::new(OnceLock::new());
@@ -100,14 +136,19 @@ impl Token {
                 return;
             }
             let _ = for_job.set(started_at);
+            let has_session = lane.is_ok();
             let result = lane.and_then(work);
+            let ended_at = clock::now();
+            if has_session {
+                shared.board.note_job(ended_at - started_at);
+            }
             if result.is_ok() && !deadline.has_passed() {
-                shared.pace.note(started_at.elapsed());
+                shared.pace.note(ended_at - started_at);
             }
             // The asking side may leave while the token works.
-            let _ = reply.send((result, started_at, clock::now()));
+            let _ = reply.send((result, started_at, ended_at));
         });
-        if self.tasks.try_send(Task::Job(job)).is_err() {
+        if self.is_overdue(due) || self.tasks.try_send(Task::Job(job)).is_err() {
             let is_stalled = self.shared.board.stuck(self.shared.settings.stall_after) > 0;
             return Outcome::failed(if is_stalled { HsmError::Stalled } else { HsmError::QueueFull });
         }
@@ -191,13 +232,14 @@ impl Token {
     pub(super) async fn with_key<T: Send + 'static>(
         &self,
         locator: &KeyLocator,
-        deadline: Deadline,
+        due: impl Into<Due>,
         trust: Trust<'_>,
         work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
     ) -> Outcome<T> {
+        let due = due.into();
         let mut total = CallReport::default();
         for is_last in [false, true] {
-            let entry = match self.entry(locator, deadline).await {
+            let entry = match self.entry(locator, due.deadline).await {
                 Ok(entry) => entry,
                 Err(error) => return Outcome { result: Err(error), report: total },
             };
@@ -205,7 +247,7 @@ impl Token {
                 return Outcome { result: Err(error), report: total };
             }
             let (work, for_job) = (work.clone(), Arc::clone(&entry));
-            let Outcome { result, report } = self.submit(deadline, move |lane| work(lane, &for_job)).await;
+            let Outcome { result, report } = self.submit(due, move |lane| work(lane, &for_job)).await;
             total.add(&report);
             match result {
                 Err(HsmError::KeyNotFound) if !is_last => {
@@ -365,8 +407,9 @@ impl Hsm for Token {
         aad: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Sealed> {
+        let due = Due::from(&terms);
         let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad, terms.on_iv));
-        Box::pin(self.with_key(&key.locator, terms.deadline, Trust::Any, work))
+        Box::pin(self.with_key(&key.locator, due, Trust::Any, work))
     }
 
     fn decrypt<'a>(
@@ -376,8 +419,9 @@ impl Hsm for Token {
         aad: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Plaintext> {
+        let due = Due::from(&terms);
         let work = lane::permitted(terms.permit, lane::decrypting(sealed, aad));
-        Box::pin(self.with_key(&key.locator, terms.deadline, Trust::Any, work))
+        Box::pin(self.with_key(&key.locator, due, Trust::Any, work))
     }
 
     fn key_attributes<'a>(

@@ -38,7 +38,12 @@ pub(super) struct Board {
     places: Box<[Place]>,
     /// Nanoseconds since `base` when a job last came to its end.
     last_end: AtomicU64,
+    /// How long a job takes on a session, in nanoseconds: a moving mean. 0 before the first.
+    mean_nanos: AtomicU64,
 }
+
+/// Jobs that the mean is of, more or less: few, so that a token that becomes slow is soon known to be.
+const MEAN_OF_JOBS: u64 = 4;
 
 /// A worker's place on the board.
 #[derive(Default)]
@@ -56,7 +61,13 @@ impl Board {
     pub(super) fn new(sessions: usize) -> Self {
         let places = sessions * (1 + MAX_STUCK_PER_SESSION);
         let places = (0..places).map(|_| Place::default()).collect();
-        Self { base: clock::now(), sessions, places, last_end: AtomicU64::new(0) }
+        Self {
+            base: clock::now(),
+            sessions,
+            places,
+            last_end: AtomicU64::new(0),
+            mean_nanos: AtomicU64::new(0),
+        }
     }
 
     /// Takes a free place for a worker.
@@ -145,6 +156,22 @@ impl Board {
     pub(super) fn is_silent_since(&self, since: Instant) -> bool {
         let last_end = Duration::from_nanos(self.last_end.load(Ordering::Relaxed));
         self.base + last_end < since
+    }
+
+    /// A job has been on a session for so long. One of those that end at the same moment may be forgotten: it is a mean.
+    pub(super) fn note_job(&self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let mean = match self.mean_nanos.load(Ordering::Relaxed) {
+            0 => took,
+            mean => mean - mean / MEAN_OF_JOBS + took / MEAN_OF_JOBS,
+        };
+        self.mean_nanos.store(mean, Ordering::Relaxed);
+    }
+
+    /// How long a job that comes now will take until its end, behind so many that wait, if the token goes on as it did.
+    pub(super) fn time_to_end(&self, waiting: usize) -> Duration {
+        let turns = (waiting / self.sessions.max(1)) as u64 + 1;
+        Duration::from_nanos(self.mean_nanos.load(Ordering::Relaxed).saturating_mul(turns))
     }
 
     /// A call has come back.

@@ -93,8 +93,8 @@ impl Work<'_> {
     /// Whether `sealed` decrypts to the plaintext, under the same key version.
     async fn decrypts(&self, context: &mut Context<'_>, sealed: &Arc<Sealed>) -> Result<bool, Error> {
         let (sealed, framed) = (Arc::clone(sealed), Arc::clone(&self.framed));
-        let outcome =
-            context.store.hsm.decrypt(&self.version.material, sealed, framed, self.terms.clone()).await;
+        let terms = Terms { has_begun: true, ..self.terms.clone() };
+        let outcome = context.store.hsm.decrypt(&self.version.material, sealed, framed, terms).await;
         match context.note(outcome) {
             Ok(plaintext) => Ok(plaintext.ct_eq(&self.plaintext).into()),
             Err(HsmError::BadCiphertext { .. }) => Ok(false),

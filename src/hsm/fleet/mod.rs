@@ -21,7 +21,7 @@ use super::hedge::{HedgeSettings, Hedging};
 use super::keys::KeyEntry;
 use super::lane::{self, Lane};
 use super::standing::{Standing, StoreId};
-use super::token::{Token, Trust};
+use super::token::{Due, Token, Trust};
 use super::{
     CallReport, CheckValue, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, KeyMaterial,
     Outcome, Plaintext, Sealed, Terms, TokenHealth,
@@ -105,19 +105,20 @@ impl Fleet {
     async fn run<T: Send + 'static>(
         &self,
         key: &KeyMaterial,
-        deadline: Deadline,
+        due: Due,
         work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
     ) -> Outcome<T> {
         if self.members.len() == 1 {
-            return self.attempt(0, key, deadline, work).await.outcome;
+            return self.attempt(0, key, due, work).await.outcome;
         }
+        let deadline = due.deadline;
         let mut order = VecDeque::from(self.order(key, self.turn.fetch_add(1, Ordering::Relaxed)));
         let mut look_again = self.hedging.begin(deadline);
         let mut asked = (0, clock::now());
         let mut running = FuturesUnordered::new();
         if let Some(first) = order.pop_front() {
             asked.0 = first;
-            running.push(self.attempt(first, key, deadline, work.clone()));
+            running.push(self.attempt(first, key, due, work.clone()));
         }
         let mut failures = Failures::default();
         let mut unconfirmed: Option<HsmError> = None;
@@ -163,7 +164,7 @@ impl Fleet {
                 look_again = self.hedging.patience(deadline).instant();
                 self.members[member].metrics().asked_second(reason.label());
                 report.is_hedged |= !running.is_empty();
-                running.push(self.attempt(member, key, deadline, work.clone()));
+                running.push(self.attempt(member, key, due, work.clone()));
             }
         }
     }
@@ -198,17 +199,17 @@ impl Fleet {
         &self,
         member: usize,
         key: &KeyMaterial,
-        deadline: Deadline,
+        due: Due,
         work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
     ) -> Attempt<T> {
         let token = &self.members[member];
         let since = clock::now();
         let trust = Trust::Proven(self.id, key);
-        let mut outcome = token.with_key(&key.locator, deadline, trust, work.clone()).await;
+        let mut outcome = token.with_key(&key.locator, due, trust, work.clone()).await;
         if matches!(outcome.result, Err(HsmError::KeyUnproven)) {
             let so_far = outcome.report;
-            outcome = match self.prove(member, key, deadline).await {
-                Ok(()) => token.with_key(&key.locator, deadline, trust, work).await,
+            outcome = match self.prove(member, key, due.deadline).await {
+                Ok(()) => token.with_key(&key.locator, due, trust, work).await,
                 Err(error) => Outcome::failed(error),
             };
             outcome.report.add(&so_far);
@@ -309,8 +310,9 @@ impl Hsm for Fleet {
         aad: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Sealed> {
+        let due = Due::from(&terms);
         let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad, terms.on_iv));
-        Box::pin(self.run(key, terms.deadline, work))
+        Box::pin(self.run(key, due, work))
     }
 
     fn decrypt<'a>(
@@ -320,8 +322,9 @@ impl Hsm for Fleet {
         aad: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Plaintext> {
+        let due = Due::from(&terms);
         let work = lane::permitted(terms.permit, lane::decrypting(sealed, aad));
-        Box::pin(self.run(key, terms.deadline, work))
+        Box::pin(self.run(key, due, work))
     }
 
     /// What any member that has the key permits: the others are asked only where the first permits less than everything.

@@ -169,6 +169,41 @@ async fn a_full_queue_on_a_slow_token_is_throttled_at_once() {
 }
 
 #[tokio::test]
+async fn what_could_not_end_in_time_is_throttled_at_once_and_the_rest_is_served() {
+    const CLIENTS: usize = 40;
+    for wants_value in [false, true] {
+        // Twenty calls fit into the time, and forty are asked for: served in their order without a look ahead, half of the
+        // requests would wait until their deadline in vain; with an integrity value, all.
+        let rig = Rig::start(patient(4_000)).await;
+        rig.faults.set("C_Encrypt delay_ms=200 label=demo\nC_Decrypt delay_ms=200 label=demo");
+        let mut first = rig.client().await;
+        // Until the calls before, which took no time, do not count any more.
+        for _ in 0..12 {
+            first.encrypt("demo").await.ok();
+        }
+        let answers = at_once(rig.clients(CLIENTS).await, move |_, mut client| async move {
+            let answer = if wants_value {
+                client.encrypt_with_integrity_value("demo").await
+            } else {
+                client.encrypt("demo").await
+            };
+            (answer, client)
+        });
+        let answers = answers.await;
+        let (served, refused): (Vec<_>, Vec<_>) =
+            answers.iter().partition(|(answer, _)| answer.status == 200);
+        assert!(served.len() >= 4 && refused.len() >= 10, "{} served", served.len());
+        for (answer, client) in refused {
+            assert!(is(answer, THROTTLED), "{:?}", outcome(answer));
+            let line = rig.proxy.request_log(&client.request_id);
+            assert_eq!(line["hsm_calls"], 0, "what was begun is ended: {line}");
+        }
+        // Whoever comes when the queue is empty again is served, whatever the calls take.
+        first.encrypt("demo").await.ok();
+    }
+}
+
+#[tokio::test]
 async fn a_full_queue_before_calls_that_hang_is_a_timeout_at_once() {
     let mut setup = setup(1, &both(30_000));
     setup.token.push_str("\nqueue_depth = 1");
