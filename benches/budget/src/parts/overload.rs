@@ -9,7 +9,7 @@ use xks_load::report::Summary;
 
 use super::Part;
 use crate::machine::{Holdings, MIB};
-use crate::rig::{Fault, Load, Rig, run, run_clean, target_args};
+use crate::rig::{Fault, Load, Rig, run, target_args};
 use crate::statistics::growth;
 use crate::table::Row;
 
@@ -47,7 +47,7 @@ fn by_token(rig: &Rig) -> Result<Vec<Row>, Fault> {
     let proxy = rig.start(&setup, rig.token(1));
     faults.set("C_Encrypt delay_ms=5");
     let load = Load { connections: 4, ..Load::closed("encrypt=1", rig.duration()) };
-    let peak = run_clean(&load.on(&target_args(&proxy, 1, None))?)?.ok_per_sec;
+    let peak = run(&load.on(&target_args(&proxy, 1, None))?)?.ok_per_sec;
     overload(rig, "token", &proxy, peak)
 }
 
