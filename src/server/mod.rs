@@ -23,6 +23,7 @@ use xks_spec::request::SizeLimits;
 
 pub use admission::Connections;
 pub use listener::{Drain, serve};
+pub use proxy_protocol::{ClientAddress, HeaderFault, client_address};
 pub use record::stranger_lines;
 pub use retirement::CurrentTls;
 pub use small::{SmallTls, serve_admin, serve_ping};

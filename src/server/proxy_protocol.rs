@@ -19,27 +19,34 @@ const MAX_REST_BYTES: usize = 2048;
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ClientAddress {
-    pub(super) client: SocketAddr,
+pub struct ClientAddress {
+    /// The client's own address.
+    pub client: SocketAddr,
     /// Through which load balancer.
-    pub(super) balancer: Option<SocketAddr>,
+    pub balancer: Option<SocketAddr>,
 }
 
 /// Why a header is not taken.
 #[derive(Debug, Error)]
-pub(super) enum HeaderFault {
+pub enum HeaderFault {
+    /// Something else came.
     #[error(
         "the connection does not begin with a PROXY protocol version 2 header: switch it on in the load balancer"
     )]
     NoHeader,
+    /// Another version than 2.
     #[error("version {0} of the PROXY protocol is not known")]
     Version(u8),
+    /// A command or an address family that means nothing here.
     #[error("the command or the address family of the PROXY header is not known")]
     Unknown,
+    /// More than any balancer sends.
     #[error("the PROXY header is longer than {MAX_REST_BYTES} bytes")]
     TooLong,
+    /// Less than its address family needs.
     #[error("the PROXY header is shorter than its addresses")]
     TooShort,
+    /// The connection ended first.
     #[error("the PROXY header did not come whole: {0}")]
     Broken(#[from] io::Error),
 }
@@ -49,7 +56,7 @@ pub(super) enum HeaderFault {
 ///
 /// # Errors
 /// [`HeaderFault`] where a load balancer sends none that is good.
-pub(super) async fn client_address(
+pub async fn client_address(
     stream: &mut (impl AsyncRead + Unpin),
     address: SocketAddr,
     balancers: &[IpNet],
