@@ -58,7 +58,8 @@ variable "load_balancer" {
 
   validation {
     condition = var.load_balancer == null ? true : alltrue([
-      for address in var.load_balancer.proxy_addresses : can(cidrnetmask("${address}/32"))
+      for address in var.load_balancer.proxy_addresses :
+      can(regex("^[0-9.]+$", address)) && can(cidrnetmask("${address}/32"))
     ])
     error_message = "Each of proxy_addresses must be an IPv4 address: AWS KMS speaks no IPv6 to key stores."
   }

@@ -112,12 +112,15 @@ impl Use {
         let mut command = Command::new(terraform());
         command.args(arguments).current_dir(self.folder.path());
         command.env("TF_CLI_CONFIG_FILE", packages().join("terraform.rc")).env("TF_IN_AUTOMATION", "1");
-        let log = self.folder.path().join("terraform.log");
-        command.env("TF_LOG", "TRACE").env("TF_LOG_PATH", &log);
-        let printed = run(&mut command, "")?;
-        let trace = fs::read_to_string(log).unwrap_or_default();
-        let ignored = trace.lines().find(|line| line.contains("ignored error"));
-        ignored.map_or(Ok(printed), |fault| Err(fault.to_owned()))
+        let output = command.output().unwrap();
+        let [printed, said] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let ignored = said.lines().find(|line| line.contains("ignored error"));
+        match ignored {
+            _ if !output.status.success() => Err(format!("{printed}{said}")),
+            Some(fault) => Err(fault.to_owned()),
+            None => Ok(printed),
+        }
     }
 
     /// What would be made, or why nothing.
@@ -125,8 +128,9 @@ impl Use {
         self.run(&["init", "-no-color", "-input=false"])?;
         self.run(&["plan", "-no-color", "-input=false", "-out=plan"])?;
         let json = self.run(&["show", "-json", "plan"])?;
-        let json = json.lines().find(|line| line.starts_with('{')).unwrap();
-        Ok(Plan(serde_json::from_str(json).unwrap()))
+        // PyPI's build puts two letters before.
+        let begin = json.find('{').unwrap();
+        Ok(Plan(serde_json::from_str(json[begin..].trim_end()).unwrap()))
     }
 }
 
