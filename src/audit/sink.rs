@@ -10,13 +10,16 @@ use tokio::sync::oneshot;
 use super::chain::{Hasher, Head, Torn};
 use super::file::{AuditFile, Found, HeadFile};
 use super::record::{Entry, OpenReason, RequestRecord};
-use super::{AuditFault, Shared};
+use super::{AuditFault, OnFailure, Shared};
 use crate::clock;
 
 /// Records of one batch.
 const MAX_BATCH_RECORDS: usize = 1024;
 /// About how much memory a batch takes before another record.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Where records come faster than this one after the other, as many as come within it are waited for: a batch costs about the same
+/// whatever its size, and each wake-up is paid for by the request that causes it.
+const GATHERING: Duration = Duration::from_millis(1);
 /// Between two looks at what is wanted besides records.
 const TICK: Duration = Duration::from_secs(1);
 /// Between two tries while writing fails.
@@ -58,6 +61,8 @@ pub(super) struct Writer {
     /// Lost records that the chain tells of.
     lost_told: u64,
     retry_at: Option<Instant>,
+    /// When records were last taken.
+    taken_at: Instant,
 }
 
 struct Opening {
@@ -87,6 +92,7 @@ impl Writer {
             withheld: Vec::new(),
             lost_told: 0,
             retry_at: None,
+            taken_at: clock::now(),
         })
     }
 
@@ -116,6 +122,13 @@ impl Writer {
             return std::thread::sleep(patience);
         }
         let mut next = messages.recv_timeout(patience).ok();
+        // Where a success waits for its record, nothing waits for more.
+        if next.is_some() && !is_closing && self.shared.settings.on_failure == OnFailure::Continue {
+            if self.taken_at.elapsed() < GATHERING {
+                std::thread::sleep(GATHERING);
+            }
+            self.taken_at = clock::now();
+        }
         while let Some(message) = next {
             if let Message::Record(pending) = message {
                 self.shared.queued_bytes.fetch_sub(pending.bytes, Ordering::Relaxed);
