@@ -15,8 +15,9 @@ th{font-weight:600;color:#55606e;font-size:.85rem}td.n,th.n{text-align:right;fon
 code{font:13px ui-monospace,monospace;overflow-wrap:anywhere}pre{font:12px/1.45 ui-monospace,monospace;background:#f5f7fa;padding:.7rem;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;border-radius:4px}\
 .b{display:inline-block;min-width:3.6rem;text-align:center;border-radius:3px;padding:0 .4rem;font-size:.8rem;font-weight:600}\
 .pass{background:#dff3e4;color:#145c2b}.fail{background:#fbdedd;color:#8c1613}.na{background:#e8ebef;color:#4b5563}.skip{background:#fdeecb;color:#7a5200}\
-.verdict{font-size:1.05rem;padding:.8rem 1rem;border-radius:6px;margin:1rem 0}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:.8rem 0}dt{color:#55606e}dd{margin:0}\
-.muted{color:#55606e;font-size:.85rem}svg{max-width:100%;height:auto}";
+.verdict{font-size:1.05rem;padding:.8rem 1rem;border-radius:6px;margin:1rem 0}dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.2rem 1rem;margin:.8rem 0}dt{color:#55606e}dd{margin:0;overflow-wrap:anywhere}\
+.muted{color:#55606e;font-size:.85rem}svg{max-width:100%;height:auto}\
+@media(max-width:700px){body{padding:.8rem;font-size:14px}td,th{padding:.3rem .25rem}}@media print{body{max-width:none;padding:0}tr,h3{break-inside:avoid}}";
 
 /// The report.
 #[must_use]
