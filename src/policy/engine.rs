@@ -224,8 +224,10 @@ impl Loading {
         for policy in policies {
             if let Some(named) = self.named(source, policy) {
                 self.validate(source, &named, validator);
-                // Two of one id were found before.
-                let _ = self.set.add(named);
+                // Two of one id were found before: a policy that is lost may be a forbid.
+                if let Err(error) = self.set.add(named) {
+                    self.fault(source, one_line(&error));
+                }
             }
         }
     }
@@ -256,7 +258,10 @@ impl Loading {
 
     /// Warnings count: each says that a policy does not do what its author thought.
     fn validate(&mut self, source: &PolicySource, policy: &Policy, validator: &Validator) {
-        let Ok(alone) = PolicySet::from_policies([policy.clone()]) else { return };
+        let Ok(alone) = PolicySet::from_policies([policy.clone()]) else {
+            // Not by any policy that is known of; but one that was not looked at must not be loaded.
+            return self.fault(source, format!("policy {} cannot be held against the schema", policy.id()));
+        };
         let result = validator.validate(&alone, ValidationMode::Strict);
         let errors = result.validation_errors().map(|error| in_file(source, error));
         let warnings = result.validation_warnings().map(|warning| in_file(source, warning));
