@@ -1,9 +1,7 @@
 //! When a second token is asked though the first has not failed.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
-
 use crate::clock::{self, Deadline};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Requests for each that may be hedged: 5 %.
 const REQUESTS_PER_HEDGE: u32 = 20;
@@ -37,13 +35,12 @@ impl Hedging {
         self.settings == settings
     }
 
-    /// A request has come: when to look for a second token.
-    pub(super) fn begin(&self, deadline: Deadline) -> Instant {
+    /// A request was served, and pays in. One that was not does not: tokens that are overloaded are not loaded more.
+    pub(super) fn note_served(&self) {
         let saved = self.credit.load(Ordering::Relaxed);
         if saved < MAX_SAVED * REQUESTS_PER_HEDGE {
             self.credit.fetch_add(1, Ordering::Relaxed);
         }
-        self.patience(deadline).instant()
     }
 
     /// How long one token is waited for while another could be asked.
@@ -72,15 +69,14 @@ mod tests {
     #[test]
     fn one_request_in_twenty_is_hedged_at_most() {
         let hedging = Hedging::new(HedgeSettings { after_percent: 40, hedges: true });
-        let deadline = Deadline::after(clock::now(), Duration::from_secs(1));
         let hedged = (0..2000).filter(|_| {
-            hedging.begin(deadline);
+            hedging.note_served();
             hedging.pay()
         });
         let hedged = hedged.count();
         assert!((100..=101).contains(&hedged), "{hedged}");
         for _ in 0..10_000 {
-            hedging.begin(deadline);
+            hedging.note_served();
         }
         assert_eq!((0..100).filter(|_| hedging.pay()).count(), 10, "a calm hour pays for no storm");
     }
@@ -95,8 +91,8 @@ mod tests {
     fn the_second_is_asked_in_time_to_answer() {
         let hedging = Hedging::new(HedgeSettings { after_percent: 40, hedges: true });
         let now = clock::now();
-        let at = hedging.begin(Deadline::after(now, Duration::from_millis(200)));
-        let after = at - now;
+        let at = hedging.patience(Deadline::after(now, Duration::from_millis(200)));
+        let after = at.instant() - now;
         assert!(after > Duration::from_millis(70) && after <= Duration::from_millis(81), "{after:?}");
     }
 }

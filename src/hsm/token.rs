@@ -348,6 +348,11 @@ impl Token {
         self.is_connected() && self.shared.board.busy() + self.tasks.len() < self.shared.settings.sessions
     }
 
+    /// Whether a call that begins now would come back by then, as calls go of late.
+    pub(super) fn may_answer_by(&self, deadline: Deadline) -> bool {
+        clock::now() + self.shared.pace.typical() < deadline.instant()
+    }
+
     /// Whether what was asked then is stuck there: its call takes far longer than calls of this token do, whatever comes
     /// back from other sessions, or nothing has come back at all.
     pub(super) fn hangs_since(&self, since: Instant) -> bool {

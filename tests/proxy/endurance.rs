@@ -127,7 +127,7 @@ struct Seen {
     latencies: Mutex<Vec<Duration>>,
     failures: Mutex<Vec<String>>,
     ivs: Mutex<HashSet<Vec<u8>>>,
-    /// Late or failed while the machine stalled.
+    /// Timed out while the machine stalled.
     excused: AtomicUsize,
 }
 
@@ -162,15 +162,13 @@ async fn drive(mut client: Client, seen: Arc<Seen>, stalls: Arc<Stalls>, is_over
             if wrong {
                 seen.failures.lock().unwrap().push("a wrong answer".to_owned());
             }
-        } else if is_stalled {
+        } else if is_stalled && answer.error().1 == "DependencyTimeoutException" {
             seen.excused.fetch_add(1, Ordering::Relaxed);
         } else {
             let failure = format!("{:?} after {took:?}", answer.error());
             seen.failures.lock().unwrap().push(failure);
         }
-        if is_stalled && took > DEADLINE {
-            seen.excused.fetch_add(1, Ordering::Relaxed);
-        } else {
+        if !is_stalled || took <= DEADLINE {
             seen.latencies.lock().unwrap().push(took);
         }
     }
@@ -236,13 +234,13 @@ async fn one_token_after_the_other_hangs_is_killed_and_rekeyed_and_no_request_fa
     let p99 = latencies[latencies.len() * 99 / 100];
     let excused = seen.excused.load(Ordering::Relaxed);
     println!(
-        "{} requests, no failure of the proxy; p50 {:?}, p99 {p99:?}, longest {:?}; {excused} not judged, the machine stalled",
+        "{} requests, no failure of the proxy; p50 {:?}, p99 {p99:?}, longest {:?}; {excused} timed out while the machine stalled",
         latencies.len(),
         latencies[latencies.len() / 2],
         latencies[latencies.len() - 1],
     );
     assert!(p99 < DEADLINE, "{p99:?}");
-    assert!(excused < latencies.len(), "the machine was too busy to judge anything");
+    assert!(excused * 50 <= latencies.len(), "the machine stalled too often to judge the rest: {excused}");
 }
 
 /// What C_Encrypt takes on a token that is well, and on one that is slowed tenfold.

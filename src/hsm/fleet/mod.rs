@@ -113,7 +113,7 @@ impl Fleet {
         }
         let deadline = due.deadline;
         let mut order = VecDeque::from(self.order(key, self.turn.fetch_add(1, Ordering::Relaxed)));
-        let mut look_again = self.hedging.begin(deadline);
+        let mut look_again = self.hedging.patience(deadline).instant();
         let mut asked = (0, clock::now());
         let mut running = FuturesUnordered::new();
         if let Some(first) = order.pop_front() {
@@ -141,6 +141,7 @@ impl Fleet {
                             // Those that are abandoned were calls too.
                             report.attempts += u32::try_from(running.len()).unwrap_or(u32::MAX);
                             if result.is_ok() {
+                                self.hedging.note_served();
                                 self.learn(key, &failures);
                             }
                             return Outcome { result, report };
@@ -155,7 +156,7 @@ impl Fleet {
                 }
                 () = sleep_until(look_again.into()), if !order.is_empty() => {
                     look_again = clock::now() + LOOK_AGAIN;
-                    self.another(asked, &mut order)
+                    self.another(asked, &mut order, deadline)
                 }
             };
             if let Some((member, reason)) = next {
@@ -176,18 +177,20 @@ impl Fleet {
         &self,
         (asked, since): (usize, Instant),
         waiting: &mut VecDeque<usize>,
+        deadline: Deadline,
     ) -> Option<(usize, Reason)> {
         let token = &self.members[asked];
         let hangs = token.hangs_since(since);
         if hangs && token.is_silent_since(since) {
             token.suspect("it brings no call back");
         }
+        let may_answer = |token: &Token| token.has_idle_session() && token.may_answer_by(deadline);
         let place =
-            |is_fit: fn(&Token) -> bool| waiting.iter().position(|other| is_fit(&self.members[*other]));
-        let with_room = place(Token::has_room);
+            |is_fit: &dyn Fn(&Token) -> bool| waiting.iter().position(|other| is_fit(&self.members[*other]));
+        let with_room = place(&|token| may_answer(token) && token.has_room());
         if hangs {
             // Even one that is left out is better than one that hangs.
-            let other = with_room.or_else(|| place(Token::has_idle_session))?;
+            let other = with_room.or_else(|| place(&may_answer))?;
             return Some((waiting.remove(other)?, Reason::Hung));
         }
         let other = with_room.filter(|_| self.hedging.pay())?;
