@@ -1,7 +1,7 @@
 //! One connection: TLS handshake, HTTP/1.1 or HTTP/2 as agreed by ALPN, and the timer that bounds every silence.
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,11 +50,33 @@ const RETIREMENT_END: Duration = Duration::from_secs(20);
 /// Serves one accepted connection to its end.
 pub(super) async fn serve(
     state: Arc<State>,
-    mut stream: TcpStream,
+    stream: TcpStream,
     address: SocketAddr,
     place: Place,
     drain: Drain,
 ) {
+    // Each in a box of its own, that takes memory only as long as it lasts: thousands of connections idle.
+    let admitted = Box::pin(admit(Arc::clone(&state), stream, address, place, drain)).await;
+    let reason = match admitted {
+        Ok(serving) => serving.await,
+        Err(reason) => Some(reason),
+    };
+    if let Some(reason) = reason {
+        state.metrics.connections_closed.with_label_values(&[reason]).inc();
+    }
+}
+
+/// Serves the requests of an admitted connection; says at its end why, where it was not the client's doing.
+type Serving = BoxFuture<'static, Option<&'static str>>;
+
+/// Does the handshake. Fails with the reason why the connection is closed.
+async fn admit(
+    state: Arc<State>,
+    mut stream: TcpStream,
+    address: SocketAddr,
+    place: Place,
+    drain: Drain,
+) -> Result<Serving, &'static str> {
     let activity = Arc::new(Activity::new(clock::now()));
     let admission = state.tls.admit();
     let max_age = state.timeouts.max_age;
@@ -67,7 +89,7 @@ pub(super) async fn serve(
     });
     let stream = tokio::select! {
         stream = handshake => stream,
-        () = place.evicted() => return closed(&state, "evicted"),
+        () = place.evicted() => return Err("evicted"),
     };
     let stream = match stream {
         Ok(Ok(stream)) => stream,
@@ -77,7 +99,7 @@ pub(super) async fn serve(
             } else {
                 state.metrics.log_lines_suppressed.inc();
             }
-            return closed(&state, "no_proxy_header");
+            return Err("no_proxy_header");
         }
         Ok(Err(HandshakeFault::Tls(error, stream))) => {
             match ClientFault::of_handshake(&error) {
@@ -85,9 +107,9 @@ pub(super) async fn serve(
                 None => tracing::debug!(address = %client.client, %error, "the TLS handshake failed"),
             }
             leave_behind(stream, &[], &place).await;
-            return closed(&state, "handshake_failed");
+            return Err("handshake_failed");
         }
-        Err(_) => return closed(&state, "handshake_timeout"),
+        Err(_) => return Err("handshake_timeout"),
     };
     let certificate_subject = match admission.tls.admit(stream.get_ref().1) {
         Ok(subject) => subject,
@@ -97,7 +119,7 @@ pub(super) async fn serve(
             // An empty alert is a connection that closes without one.
             let alert = handshake_failure(connection).unwrap_or_default();
             leave_behind(stream, &alert, &place).await;
-            return closed(&state, "handshake_failed");
+            return Err("handshake_failed");
         }
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
@@ -114,10 +136,7 @@ pub(super) async fn serve(
         drain,
         retirement,
     };
-    let reason = if is_http2 { serve_http2(peer, stream).await } else { serve_http1(peer, stream).await };
-    if let Some(reason) = reason {
-        closed(&state, reason);
-    }
+    Ok(if is_http2 { serve_http2(peer, stream) } else { serve_http1(peer, stream) })
 }
 
 /// Why a connection never carried a request.
@@ -163,11 +182,7 @@ pub(super) async fn leave_behind(mut stream: TcpStream, alert: &[u8], place: &Pl
     }
 }
 
-fn closed(state: &State, reason: &'static str) {
-    state.metrics.connections_closed.with_label_values(&[reason]).inc();
-}
-
-async fn serve_http1(peer: Peer, stream: TlsStream<TcpStream>) -> Option<&'static str> {
+fn serve_http1(peer: Peer, stream: TlsStream<TcpStream>) -> Serving {
     let mut builder = http1::Builder::new();
     // The connection's own timer bounds the head: hyper's would also end idle connections.
     builder
@@ -176,11 +191,11 @@ async fn serve_http1(peer: Peer, stream: TlsStream<TcpStream>) -> Option<&'stati
         .max_buf_size(peer.state.limits.max_header_bytes);
     let peer = Arc::new(peer);
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&peer.activity)));
-    let connection = builder.serve_connection(io, service_fn(service(&peer)));
-    drive(connection, &peer).await
+    let connection = Box::pin(builder.serve_connection(io, service_fn(service(&peer))));
+    drive(connection, peer).boxed()
 }
 
-async fn serve_http2(peer: Peer, stream: TlsStream<TcpStream>) -> Option<&'static str> {
+fn serve_http2(peer: Peer, stream: TlsStream<TcpStream>) -> Serving {
     let limits = &peer.state.limits;
     let body_bytes = u32::try_from(limits.max_body_bytes()).unwrap_or(u32::MAX);
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -192,8 +207,8 @@ async fn serve_http2(peer: Peer, stream: TlsStream<TcpStream>) -> Option<&'stati
         .initial_connection_window_size(body_bytes.saturating_mul(4));
     let peer = Arc::new(peer);
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&peer.activity)));
-    let connection = builder.serve_connection(io, service_fn(service(&peer)));
-    drive(connection, &peer).await
+    let connection = Box::pin(builder.serve_connection(io, service_fn(service(&peer))));
+    drive(connection, peer).boxed()
 }
 
 /// Answers each request of a connection.
@@ -210,9 +225,8 @@ fn service(
 }
 
 /// Drives a connection to its end; says why, where it was not the client's doing.
-async fn drive(connection: impl GracefulConnection, peer: &Peer) -> Option<&'static str> {
-    let Peer { activity, place, state, drain, retirement, .. } = peer;
-    let mut connection = pin!(connection);
+async fn drive(mut connection: Pin<Box<impl GracefulConnection>>, peer: Arc<Peer>) -> Option<&'static str> {
+    let Peer { activity, place, state, drain, retirement, .. } = &*peer;
     let mut is_draining = false;
     let mut retired: Option<Retired> = None;
     let reason = loop {
@@ -307,5 +321,20 @@ async fn linger(activity: &Activity) {
         if activity.is_idle() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// The rest is in boxes.
+    #[test]
+    fn a_connections_task_is_small() {
+        assert!(bytes(serve) <= 256, "{}", bytes(serve));
     }
 }
