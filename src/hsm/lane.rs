@@ -152,6 +152,7 @@ impl Lane {
         let token_works = self.verdict(&outcome) == Verdict::Open && self.token_still_decrypts();
         if token_works {
             // Only what fails again is the ciphertext's fault: the first time it may have been the token's.
+            self.metrics.retried("doubtful_tag");
             outcome = self.try_decrypt(key, sealed, aad);
         }
         let verdict = self.verdict(&outcome);
@@ -215,6 +216,7 @@ impl Lane {
             Err((_, code)) if ckr::meaning(code) == Meaning::SessionLost => {
                 self.metrics.failed(Meaning::SessionLost.label());
                 self.give_session_up(code);
+                self.metrics.retried("session_lost");
                 self.with_open_session(&mut work)
             }
             done => done,

@@ -91,6 +91,7 @@ pub struct TokenMetrics {
     /// 1 where the token is asked no more.
     pub breaker_open: IntGauge,
     asked_second: IntCounterVec,
+    retries: IntCounterVec,
     keys_out: IntGaugeVec,
 }
 
@@ -115,6 +116,7 @@ impl TokenMetrics {
             helper_restarts: metrics.token_helper_restarts.with_label_values(&[token]),
             breaker_open: metrics.token_breaker_open.with_label_values(&[token]),
             asked_second: metrics.token_second_attempts.clone(),
+            retries: metrics.hsm_retries.clone(),
             keys_out: metrics.token_keys_out.clone(),
             token: token.into(),
         }
@@ -143,6 +145,11 @@ impl TokenMetrics {
     /// A request came here after another token was asked.
     pub fn asked_second(&self, reason: &str) {
         self.asked_second.with_label_values(&[&self.token, reason]).inc();
+    }
+
+    /// A call is done once more on this token.
+    pub fn retried(&self, reason: &str) {
+        self.retries.with_label_values(&[&self.token, reason]).inc();
     }
 
     /// So many keys are out of use on the token.
@@ -187,6 +194,8 @@ mod tests {
             r#"xks_throttled_total{reason="token",store="none"}"#,
             r#"xks_authentication_failures_total{reason="clock_skew"}"#,
             r#"xks_hsm_failures_total{meaning="token_lost",token="main"}"#,
+            r#"xks_hsm_retries_total{reason="doubtful_tag",token="main"}"#,
+            r#"xks_integrity_failures_total{store="a"}"#,
             r#"xks_config_reloads_total{outcome="faulty"}"#,
             "xks_audit_records_lost_total",
         ] {

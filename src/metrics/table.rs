@@ -108,6 +108,7 @@ const MEANING: Label = known(
 );
 const KEY_FAULT: Label = known("reason", &["missing", "differs", "of_another_store"]);
 const ASKED_SECOND: Label = known("reason", &["failed", "hung", "hedge"]);
+const RETRIED: Label = known("reason", &["session_lost", "doubtful_tag"]);
 const SEARCH: Label = known("outcome", &["found", "missed", "failed", "refused", "remembered_miss"]);
 const RELOAD: Label = known("outcome", &["ok", "faulty", "needs_restart", "keys_lost", "failed"]);
 
@@ -188,19 +189,26 @@ metrics! {
     token_second_attempts: IntCounterVec = "xks_token_second_attempts_total", "requests", [TOKEN, ASKED_SECOND], None,
         "Requests given to the token after another one: that had failed (`failed`), that hung (`hung`), or that was only \
          slow (`hedge`).";
+    hsm_retries: IntCounterVec = "xks_hsm_retries_total", "calls", [TOKEN, RETRIED], None,
+        "Calls done once more on the same token: on a new session, since the one before was lost (`session_lost`), or a \
+         decrypt whose return code left open whether the tag or the token was bad (`doubtful_tag`).";
     token_keys_out: IntGaugeVec = "xks_token_keys_out", "keys", [TOKEN, KEY_FAULT], None,
         "Keys that the token lacks or has another value of.";
     key_searches: IntCounterVec = "xks_key_searches_total", "searches", [TOKEN, SEARCH], None,
         "Searches in the token for keys that the index did not hold.";
     keys_unresolved: IntGaugeVec = "xks_keys_unresolved", "keys", [STORE], None,
         "Listed keys that no token of the store is known to hold.";
+    integrity_failures: IntCounterVec = "xks_integrity_failures_total", "ciphertexts", [STORE], None,
+        "Ciphertexts that an Encrypt with an integrity value threw away because they did not decrypt to their plaintext. \
+         After the first the plaintext is encrypted anew; after the second the request fails.";
     unknown_key_versions: IntCounterVec = "xks_unknown_key_versions_total", "requests", [STORE], None,
         "Decrypts of ciphertexts whose metadata names a version that the external key does not have.";
     aws_sample_decrypts: IntCounterVec = "xks_aws_sample_decrypts_total", "requests", [STORE], None,
         "Ciphertexts of AWS's sample proxy that were decrypted.";
     iv_budget_used: GaugeVec = "xks_iv_budget_used_ratio", "share of 1", [STORE], None,
         "Part of this proxy's share of initialization vectors that a key version has drawn, the most of any that \
-         encrypts.";
+         encrypts. Which version that is, the log says at half and at all of the share, by its external key id: a store may \
+         have ten thousand keys, too many for a label.";
     iv_budget_over_half: IntGaugeVec = "xks_iv_budget_over_half", "key versions", [STORE], None,
         "Key versions that encrypt and have drawn half of this proxy's share of initialization vectors.";
     iv_budget_write_failures: IntCounter = "xks_iv_budget_write_failures_total", "writes", [], None,

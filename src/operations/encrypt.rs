@@ -67,6 +67,7 @@ pub async fn encrypt(
         if work.decrypts(context, &sealed).await? {
             return respond(&sealed, &metadata, Some(&value));
         }
+        context.trace.integrity_failures += 1;
     }
     // SPEC(ENC-CDIV-015): SHOULD never return what did not decrypt.
     Err(Error::Integrity)

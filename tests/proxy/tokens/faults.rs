@@ -121,6 +121,34 @@ async fn a_code_given_for_a_while_is_told_as_what_it_is_and_overcome() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_done_once_more_is_counted_with_its_reason() {
+    let rig = Rig::start(setup()).await;
+    let mut client = rig.client().await;
+    let encrypted = client.encrypt("demo").await.ok();
+    let counted = async |reason| {
+        rig.proxy.metric(&format!(r#"xks_hsm_retries_total{{reason="{reason}",token="softhsm"}}"#)).await
+    };
+    let before = (counted("session_lost").await, counted("doubtful_tag").await);
+    for (rule, session_lost, doubtful_tag) in [
+        ("C_Encrypt fail=CKR_SESSION_CLOSED label=demo times=1", 1.0, 0.0),
+        ("C_DecryptInit fail=CKR_SESSION_HANDLE_INVALID label=demo times=1", 2.0, 0.0),
+        ("C_Decrypt fail=CKR_GENERAL_ERROR label=demo times=1", 2.0, 1.0),
+        // Says for certain what it is: nothing to try again.
+        ("C_Decrypt fail=CKR_ENCRYPTED_DATA_INVALID label=demo times=1", 2.0, 1.0),
+    ] {
+        rig.faults.set(rule);
+        let answer = if rule.starts_with("C_Encrypt") {
+            client.encrypt("demo").await
+        } else {
+            client.decrypt("demo", &encrypted).await
+        };
+        assert_eq!(rig.faults.fired(rule), 1, "{rule}: {:?}", outcome(&answer));
+        let after = (counted("session_lost").await - before.0, counted("doubtful_tag").await - before.1);
+        assert_eq!(after, (session_lost, doubtful_tag), "{rule}: {:?}", outcome(&answer));
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_cannot_be_opened_is_no_verdict_on_a_ciphertext() {
     // One session, so that the one that is lost is the one that is opened anew.
     let token = "sessions = 1\nintervals = { health_probe_ms = 30000 }".to_owned();

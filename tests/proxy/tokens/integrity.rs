@@ -16,6 +16,11 @@ fn assert_holds_nothing(answer: &Answer, rule: &str) {
     assert!(names.iter().all(|name| ["errorName", "errorMessage"].contains(name)), "{rule}: {body}");
 }
 
+/// What was counted of store `main`. A request counts before its line is logged: wait for that first.
+async fn failures_counted(rig: &Rig) -> f64 {
+    rig.proxy.metric(r#"xks_integrity_failures_total{store="main"}"#).await
+}
+
 const CORRUPTIONS: [(&str, &str); 3] =
     [("C_Encrypt", "ciphertext"), ("C_Encrypt", "tag"), ("C_Decrypt", "plaintext")];
 
@@ -23,7 +28,7 @@ const CORRUPTIONS: [(&str, &str); 3] =
 async fn a_ciphertext_that_does_not_verify_once_is_made_anew() {
     let rig = Rig::start(setup()).await;
     let mut client = rig.client().await;
-    for (function, part) in CORRUPTIONS {
+    for (counted, (function, part)) in (1_u32..).zip(CORRUPTIONS) {
         let rule = format!("{function} corrupt={part} label=demo times=1");
         rig.faults.set(&rule);
         let before = rig.faults.counts();
@@ -31,15 +36,23 @@ async fn a_ciphertext_that_does_not_verify_once_is_made_anew() {
         let after = rig.faults.counts();
         assert_eq!(rig.faults.fired(&rule), 1, "{rule}");
         assert_eq!(after.calls(Function::Encrypt) - before.calls(Function::Encrypt), 2, "{rule}");
+        let line = rig.proxy.request_log(&client.request_id);
+        assert_eq!(line["integrity_failures"], 1, "{rule}: {line}");
+        assert_eq!(failures_counted(&rig).await, f64::from(counted), "{rule}");
         client.assert_decrypts("demo", &encrypted).await;
     }
+    let encrypted = client.encrypt_with_integrity_value("demo").await;
+    assert_eq!(encrypted.status, 200);
+    let line = rig.proxy.request_log(&client.request_id);
+    assert!(line.get("integrity_failures").is_none(), "what verified at once is not counted: {line}");
+    assert_eq!(failures_counted(&rig).await, 3.0);
 }
 
 #[tokio::test]
 async fn a_ciphertext_that_does_not_verify_twice_is_an_error_and_stays_inside() {
     let rig = Rig::start(setup()).await;
     let mut client = rig.client().await;
-    for (function, part) in CORRUPTIONS {
+    for (requests, (function, part)) in (1_u32..).zip(CORRUPTIONS) {
         let rule = format!("{function} corrupt={part} label=demo");
         rig.faults.set(&rule);
         let before = rig.faults.calls(Function::Encrypt);
@@ -48,6 +61,8 @@ async fn a_ciphertext_that_does_not_verify_twice_is_an_error_and_stays_inside() 
         assert_eq!(rig.faults.calls(Function::Encrypt) - before, 2, "{rule}: one retry");
         let line = rig.proxy.request_log(&client.request_id);
         assert!(line["reason"].as_str().unwrap().contains("did not decrypt"), "{line}");
+        assert_eq!(line["integrity_failures"], 2, "{rule}: {line}");
+        assert_eq!(failures_counted(&rig).await, f64::from(2 * requests), "{rule}");
     }
     rig.faults.clear();
     rig.wait_until_it_serves().await;
