@@ -62,6 +62,12 @@ pub enum VerifyFault {
         /// What the system said.
         source: io::Error,
     },
+    /// A file is compressed, as rotation leaves it: nothing is known of the chain.
+    #[error("{} is compressed: gunzip it first", path.display())]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+    },
     /// No file holds a record.
     #[error("there is no record: removed, or not an audit log, or under another key")]
     Empty,
@@ -173,6 +179,9 @@ fn refine(fault: VerifyFault, files: &[(Option<u64>, &PathBuf)], hasher: &Hasher
     VerifyFault::Removed { place, first, last }
 }
 
+/// What gzip begins a file with (RFC 1952, 2.3.1). A record begins with a brace.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
 struct Line {
     content: Vec<u8>,
     has_line_break: bool,
@@ -186,6 +195,9 @@ fn lines(path: &Path) -> Result<impl Iterator<Item = Result<Line, VerifyFault>>,
     };
     let mut reader = BufReader::new(File::open(path).map_err(unreadable(path))?);
     let path = path.to_owned();
+    if reader.fill_buf().map_err(unreadable(&path))?.starts_with(&GZIP_MAGIC) {
+        return Err(VerifyFault::Compressed { path });
+    }
     Ok(std::iter::from_fn(move || {
         let mut content = Vec::new();
         match reader.read_until(b'\n', &mut content) {

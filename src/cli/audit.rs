@@ -19,7 +19,8 @@ pub(super) struct VerifyArgs {
     /// The chain's hmac_key.
     #[arg(long, value_name = "FILE")]
     hmac_key_file: Option<PathBuf>,
-    /// The audit files of one chain. Files ending in .head, which a pattern such as audit.log* takes along, are left out.
+    /// The audit files of one chain, decompressed. Files ending in .head, which a pattern such as audit.log* takes along, are
+    /// left out.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -43,7 +44,7 @@ pub(super) fn verify(args: &VerifyArgs) -> u8 {
             print(&describe(&verified));
             EXIT_OK
         }
-        Err(fault @ VerifyFault::Unreadable { .. }) => {
+        Err(fault @ (VerifyFault::Unreadable { .. } | VerifyFault::Compressed { .. })) => {
             complain(&fault);
             EXIT_CONFIG
         }

@@ -10,8 +10,9 @@ use super::markdown::blocks;
 use super::{ROOT, read};
 
 /// The documents, so that blocks.rs can see that their blocks are run; with how many each has.
-const DOCUMENTS: [(&str, usize); 9] = [
+const DOCUMENTS: [(&str, usize); 10] = [
     ("README.md", 1),
+    ("docs/audit.md", 1),
     ("docs/configuration.md", 1),
     ("docs/credential-rotation.md", 1),
     ("docs/disaster-recovery.md", 2),
@@ -127,6 +128,7 @@ macro_rules! documents {
 
 documents! {
     the_readme_can_be_followed: "README.md";
+    the_audit_log_can_be_verified: "docs/audit.md";
     configuration_can_be_followed: "docs/configuration.md";
     credential_rotation_can_be_followed: "docs/credential-rotation.md";
     disaster_recovery_can_be_followed: "docs/disaster-recovery.md";

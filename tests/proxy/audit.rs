@@ -246,6 +246,27 @@ async fn the_head_that_was_told_finds_a_tail_that_is_cut() {
     assert_eq!(verify(&[], &[folder.path().with_extension("absent")]).status.code(), Some(2));
 }
 
+/// Rotation compresses what it moves away: that is no tampering, and no verdict either.
+#[tokio::test]
+async fn a_compressed_file_is_no_tampering() {
+    let folder = AuditFolder::new();
+    let proxy = Proxy::start(&folder.setup("")).await;
+    proxy.connect(Http::Two).await.send(&encrypt()).await.ok();
+    end(proxy).await;
+    let rotated = folder.path().with_extension("log-20260131");
+    std::fs::rename(folder.path(), &rotated).unwrap();
+    accept(std::slice::from_ref(&rotated));
+    assert!(Command::new("gzip").arg(&rotated).status().unwrap().success());
+    let compressed = folder.path().with_extension("log-20260131.gz");
+    let output = verify(&[], std::slice::from_ref(&compressed));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(&format!("{} is compressed: gunzip it first", compressed.display())), "{said}");
+    assert!(output.stdout.is_empty(), "nothing is said of the chain");
+    assert!(Command::new("gunzip").arg(&compressed).status().unwrap().success());
+    accept(&[rotated]);
+}
+
 #[tokio::test]
 async fn a_second_proxy_on_the_same_file_does_not_start() {
     let folder = AuditFolder::new();
