@@ -34,6 +34,18 @@ fn folder() -> TempDir {
     folder
 }
 
+/// The example with those settings switched on that it shows and that have no default.
+fn example_with_options() -> String {
+    ["region = \"eu-central-1\"", "decrypts_aws_sample = {"].iter().fold(
+        EXAMPLE.to_owned(),
+        |text, option| {
+            let shown = format!("\n# {option}");
+            assert!(text.contains(&shown), "{option}");
+            text.replace(&shown, &format!("\n{option}"))
+        },
+    )
+}
+
 fn parse(source: &str) -> Result<Config, Vec<String>> {
     let folder = folder();
     Config::parse(source, folder.path()).map_err(|faults| faults.iter().map(ToString::to_string).collect())
@@ -52,7 +64,7 @@ fn the_example_loads() {
     assert_eq!(config.timeouts.lame_duck.as_secs(), 30);
     assert_eq!(config.tokens[0].selector, TokenSelector::Label("xks".into()));
     assert_eq!(config.stores.len(), 2);
-    assert_eq!(config.iv_budget, IvBudgetSettings { dir: None, share: 1 << 32 });
+    assert_eq!(config.iv_budget, IvBudgetSettings { dir: Some("/var/lib/xks-proxy".into()), share: 1 << 32 });
     assert_eq!(config.stores[0].requests_per_second.get(), 1800);
     let audit = config.audit.unwrap();
     assert_eq!(audit.path, Path::new("/var/log/xks-proxy/audit.log"));
@@ -81,7 +93,8 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
                         "certificates",
                         "client_certificates",
                         "ca_file",
-                        "regions",
+                        "region",
+                        "decrypts_aws_sample",
                         "common_names",
                     ]
                     .iter()
@@ -93,13 +106,8 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
         })
         .collect();
     let folder = folder();
-    let mut shown = Config::parse(&uncommented, folder.path()).unwrap();
+    let shown = Config::parse(&uncommented, folder.path()).unwrap();
     let default = Config::parse(EXAMPLE, folder.path()).unwrap();
-    // The state directory is shown as one might be, and has no default.
-    assert!(default.tokens.iter().all(|token| token.state_dir.is_none()));
-    for token in &mut shown.tokens {
-        assert_eq!(token.state_dir.take().as_deref(), Some(Path::new("/var/lib/xks-proxy")));
-    }
     assert_eq!(shown.limits, default.limits);
     assert_eq!(shown.timeouts, default.timeouts);
     assert_eq!(shown.fleet, default.fleet);
@@ -116,6 +124,7 @@ fn the_defaults_shown_in_the_example_are_the_defaults() {
 /// A change to the example, and what the report must say of it.
 #[test]
 fn every_fault_is_reported_with_its_place() {
+    let example = example_with_options();
     for (from, to, expected) in [
         ("listen = \"0.0.0.0:443\"", "listen = \"443\"", "server.listen: must be an address and a port"),
         ("listen = \"0.0.0.0:443\"", "", "server: listen is missing"),
@@ -140,7 +149,7 @@ fn every_fault_is_reported_with_its_place() {
             "iv_budget_instances = 0",
             "state.iv_budget_instances: must be a whole",
         ),
-        ("# dir = \"/var/lib/xks-proxy\"", "dir = \"\"", "state.dir: must not be empty"),
+        ("dir = \"/var/lib/xks-proxy\"", "dir = \"\"", "state.dir: must not be empty"),
         (
             "# proxy_protocol_from = []",
             "proxy_protocol_from = [\"10.0.0.0/16\", \"10.0.0.1/16\"]",
@@ -303,8 +312,8 @@ fn every_fault_is_reported_with_its_place() {
             "did you mean keys?",
         ),
     ] {
-        let changed = EXAMPLE.replacen(from, to, 1);
-        assert_ne!(changed, EXAMPLE, "{from}");
+        let changed = example.replacen(from, to, 1);
+        assert_ne!(changed, example, "{from}");
         let faults = parse(&changed).map(|_| ()).unwrap_err();
         assert!(faults.iter().any(|fault| fault.contains(expected)), "{expected}\n{faults:#?}");
         assert!(faults.iter().all(|fault| fault.starts_with("line ")), "{faults:#?}");
@@ -313,7 +322,7 @@ fn every_fault_is_reported_with_its_place() {
 
 #[test]
 fn all_faults_come_in_one_report_from_top_to_bottom() {
-    let changed = EXAMPLE
+    let changed = example_with_options()
         .replace("0.0.0.0:443", "nowhere")
         .replace("# max_in_flight = 1024", "max_in_flight = 0")
         .replace("label = \"xks\"", "")
