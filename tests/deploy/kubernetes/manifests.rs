@@ -32,7 +32,7 @@ fn matches(selector: &Value, labels: &Value) -> bool {
 #[test]
 fn what_the_api_does_not_know_is_noticed() {
     let yaml = render(&Path::new(ROOT).join("deploy/kubernetes/overlays/luna"));
-    for (right, wrong) in [("readinessProbe:", "readynessProbe:"), ("maxSkew: 1", "maxSkew: one")] {
+    for (right, wrong) in [("readinessProbe:", "readynessProbe:"), ("maxSkew: 2", "maxSkew: two")] {
         assert!(yaml.contains(right));
         let refusal = objects(&yaml.replace(right, wrong)).unwrap_err();
         assert!(refusal.contains("Kubernetes 1.37.0: StatefulSet xks-proxy"), "{refusal}");
@@ -79,6 +79,9 @@ fn the_load_balancer_passes_tls_through_and_asks_the_plain_listener() {
         assert_eq!(number(rendered.annotation("healthcheck-port")), ping);
         assert_eq!(rendered.annotation("healthcheck-protocol"), Some("http"));
         assert_eq!(rendered.annotation("healthcheck-path"), Some("/ping"));
+        let attributes: BTreeSet<_> = rendered.annotation("attributes").unwrap().split(',').collect();
+        let expected = ["deletion_protection.enabled=true", "load_balancing.cross_zone.enabled=true"];
+        assert_eq!(attributes, BTreeSet::from(expected));
     }
 }
 
@@ -108,6 +111,9 @@ fn who_must_send_a_proxy_header_is_who_may_connect() {
         let attributes = rendered.annotation("target-group-attributes").unwrap_or_default();
         let sends = attributes.split(',').any(|attribute| attribute == "proxy_protocol_v2.enabled=true");
         assert_eq!(sends, !trusted.is_empty(), "{}", rendered.name);
+        // A subnet that neither of them knows would be cut off.
+        let subnets = rendered.annotation("subnets").map_or(0, |subnets| subnets.split(',').count());
+        assert_eq!(subnets, trusted.len(), "{}", rendered.name);
     }
 }
 
@@ -161,10 +167,14 @@ fn replicas_are_spread_over_zones_and_nodes_and_go_one_by_one() {
         assert!(matches(&term["labelSelector"]["matchLabels"], labels));
         let spread = &rendered.pod()["topologySpreadConstraints"][0];
         assert_eq!(spread["topologyKey"], "topology.kubernetes.io/zone");
-        assert_eq!((&spread["minDomains"], &spread["maxSkew"]), (&json!(2), &json!(1)));
+        // A domain that is missing counts as one with none, so that a zone that is left alone may have so many as the skew is.
+        assert_eq!((&spread["minDomains"], &spread["maxSkew"]), (&json!(2), &json!(2)));
         assert_eq!(spread["whenUnsatisfiable"], "DoNotSchedule");
         assert!(matches(&spread["labelSelector"]["matchLabels"], labels));
-        // A zone that is left alone has more than one replica.
+        let wish = &rendered.pod()["topologySpreadConstraints"][1];
+        assert_eq!((&wish["maxSkew"], &wish["whenUnsatisfiable"]), (&json!(1), &json!("ScheduleAnyway")));
+        assert_eq!(wish["topologyKey"], spread["topologyKey"]);
+        assert!(matches(&wish["labelSelector"]["matchLabels"], labels));
         assert!(rendered.workload()["spec"]["replicas"].as_i64().unwrap() >= 4);
     }
 }
