@@ -9,6 +9,10 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=deploy/release/settings
+. deploy/release/settings
+# shellcheck source=deploy/docker/images
+. deploy/docker/images
 
 say() { printf '== %s\n' "$*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
@@ -45,13 +49,11 @@ buildah "${storage[@]}" rm "$base" >/dev/null
 rm -rf "$work/debian"
 
 say "the images"
-version=$(sed -n '/^\[workspace\.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
-commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-for target in proxy softhsm mock-kms conformance; do
+engine=(buildah "${storage[@]}")
+for target in "${image_targets[@]}"; do
   # --network host: apt-get in the build sees the network as the machine does.
-  buildah "${storage[@]}" build --quiet --isolation chroot --network host --format docker --file deploy/docker/Dockerfile --target "$target" \
-    --build-arg BASE=localhost/debian:bookworm-slim --build-arg BINARIES=prebuilt --build-arg VERSION="$version" \
-    --build-arg XKS_PROXY_COMMIT="$commit" --tag "localhost/xks-$target" . >"$work/build.log" 2>&1 ||
+  build_image "$target" "localhost/$(image_name "$target")" --quiet --isolation chroot --network host \
+    --build-arg BASE=localhost/debian:bookworm-slim >"$work/build.log" 2>&1 ||
     { tail -n 20 "$work/build.log"; fail "build of $target"; }
 done
 skipped+=("the stage that compiles (BINARIES=build): no image of Rust without a registry")
@@ -61,8 +63,19 @@ say "what the image says of itself"
 inspect() { podman "${storage[@]}" image inspect --format "$1" localhost/xks-proxy; }
 [ "$(inspect '{{.Config.User}}')" = 10001:10001 ] || fail "user $(inspect '{{.Config.User}}')"
 [ "$(inspect '{{index .Config.Labels "org.opencontainers.image.version"}}')" = "$version" ] || fail "version label"
-[ "$(inspect '{{index .Config.Labels "org.opencontainers.image.revision"}}')" = "$commit" ] || fail "revision label"
+[ "$(inspect '{{index .Config.Labels "org.opencontainers.image.revision"}}')" = "$XKS_PROXY_COMMIT" ] || fail "revision label"
 inspect '{{json .HealthCheck}}{{json .Config.Healthcheck}}' | grep -q probe || fail "no health check"
+# The release's archive holds the same: unpacked it says so, and it brings the SBOM.
+save_image localhost/xks-proxy "$work/image.tar" >/dev/null
+mkdir "$work/image"
+tar -xf "$work/image.tar" -C "$work/image"
+config=$work/image/$(jq -r '.[0].Config' "$work/image/manifest.json")
+jq -e '.config.Healthcheck.Test | index("probe") != null' "$config" >/dev/null ||
+  fail "no health check in the archive"
+rm -rf "$work/image" "$work/image.tar"
+podman "${storage[@]}" run --rm --runtime crun --cgroups=disabled "${limits[@]}" --no-healthcheck --network=none --read-only \
+  --entrypoint cat localhost/xks-proxy /usr/share/xks-proxy/xks-proxy.cdx.json >"$work/sbom.json" || fail "no SBOM"
+jq -e '.bomFormat == "CycloneDX"' "$work/sbom.json" >/dev/null || fail "the SBOM is none"
 
 # run NAME OPTIONS... IMAGE ARGUMENTS...: in the background, as the document has it: read-only, no capability, no new privileges.
 # Podman's health checks are timers of a systemd that may not be there: the check is run by hand.
@@ -89,7 +102,7 @@ say "the proxy with SoftHSM2, its root file system read-only"
 mkdir "$work/state" && chown 10001:10001 "$work/state" && chmod 700 "$work/state"
 run softhsm --volume "$work/state:/var/lib/xks-proxy" --tmpfs /tmp \
   --env XKS_HOST=xks.example.com --env XKS_LISTEN="127.0.0.1:$listen" --env XKS_ADMIN="127.0.0.1:$admin" --env XKS_PING="127.0.0.1:$ping" \
-  --env XKS_LAME_DUCK_SECS=1 localhost/xks-softhsm
+  --env XKS_LAME_DUCK_SECS=1 localhost/xks-proxy-softhsm
 probe() { podman "${storage[@]}" exec softhsm /usr/bin/xks-proxy probe --admin "127.0.0.1:$admin" "$@"; }
 until_true curl -sf "http://127.0.0.1:$admin/readyz"
 probe --ready || fail "probe"
