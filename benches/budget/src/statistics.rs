@@ -41,9 +41,17 @@ pub(crate) fn quotients(values: &[f64], bases: &[f64]) -> Vec<f64> {
 /// How much the samples grew: the median of their last fifth less that of their first. Two single samples would compare
 /// two moments; medians of fifths show a trend and forgive a peak.
 pub(crate) fn growth(samples: &[f64]) -> f64 {
-    let fifth = (samples.len() / 5).max(1).min(samples.len());
-    let (first, last) = (&samples[..fifth], &samples[samples.len() - fifth..]);
-    median_of(last) - median_of(first)
+    at_the_end(samples) - median_of(&samples[..fifth(samples)])
+}
+
+/// The median of the last fifth of the samples.
+pub(crate) fn at_the_end(samples: &[f64]) -> f64 {
+    median_of(&samples[samples.len() - fifth(samples)..])
+}
+
+/// How many samples a fifth is, one at least where there is one.
+fn fifth(samples: &[f64]) -> usize {
+    (samples.len() / 5).max(1).min(samples.len())
 }
 
 #[cfg(test)]
@@ -62,6 +70,7 @@ mod tests {
         assert!((growth(&step) - 1.0).abs() < 1e-9);
         assert!((growth(&[1.0, 3.0]) - 2.0).abs() < 1e-9);
         assert!(growth(&[]).is_nan());
+        assert!((at_the_end(&step) - 2.0).abs() < 1e-9 && at_the_end(&[]).is_nan());
     }
 
     #[test]

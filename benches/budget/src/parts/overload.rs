@@ -1,4 +1,5 @@
-//! More than quota or token allow: what is served stays, what is refused is refused soon, and who looks is answered.
+//! More than quota, token or processor allow: what is served stays, what is refused is refused soon, and who looks is
+//! answered.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,14 +10,16 @@ use xks_load::report::Summary;
 
 use super::Part;
 use crate::machine::{Holdings, MIB};
-use crate::rig::{Fault, Load, Rig, run, target_args};
-use crate::statistics::growth;
+use crate::rig::{CONNECTIONS, Fault, Load, Rig, run, target_args};
+use crate::statistics::{at_the_end, growth};
 use crate::table::Row;
 
 /// Offered load, in capacities.
 const FACTORS: [f64; 3] = [2.0, 5.0, 10.0];
-/// Enough that no request waits for a connection, however long the answers take.
-const CONNECTIONS: u32 = 800;
+/// The same where the processor is the limit: what a generator on one core reaches.
+const CPU_FACTORS: [f64; 2] = [1.5, 2.0];
+/// Enough that no request waits for a connection while the processor is not the limit.
+const OVERLOADING_CONNECTIONS: u32 = 800;
 /// What the quota-bound proxy may serve.
 const QUOTA_PER_SEC: f64 = 500.0;
 /// Between two looks at health, admin listener and memory; health has 20 a second.
@@ -27,28 +30,59 @@ const HEALTH_BOUND_MS: f64 = 250.0;
 const ADMIN_BOUND_MS: f64 = 1000.0;
 /// Allocations that come and go with the requests in flight.
 const FLAT_MIB: f64 = 2.0;
+/// What the connections themselves may hold by the budget of the part `memory`.
+const CONNECTIONS_MIB: f64 = OVERLOADING_CONNECTIONS as f64 * 24.0 / 1024.0;
 
 pub(super) fn measure(rig: &Rig) -> Result<Vec<Row>, Fault> {
-    let mut rows = by_quota(rig)?;
-    rows.extend(by_token(rig)?);
-    Ok(rows)
+    // One that fails costs no other its figures.
+    let parts = [by_quota(rig), by_token(rig), by_cpu(rig)];
+    let failed = |fault: Fault| vec![Row::failed(Part::Overload.name(), &fault.to_string())];
+    Ok(parts.into_iter().flat_map(|rows| rows.unwrap_or_else(failed)).collect())
+}
+
+/// What limits a proxy, and where that leaves it before the first load.
+struct Bound<'a> {
+    name: &'static str,
+    factors: &'a [f64],
+    proxy: Proxy,
+    /// Resident memory before anything was asked.
+    base_mib: f64,
+}
+
+impl<'a> Bound<'a> {
+    fn new(name: &'static str, factors: &'a [f64], proxy: Proxy) -> Result<Self, Fault> {
+        let base_mib = Holdings::of(proxy.pid()).ok_or("the proxy has ended")?.rss_bytes / MIB;
+        Ok(Self { name, factors, proxy, base_mib })
+    }
+
+    /// Right answers a second of a closed loop.
+    fn peak(&self, rig: &Rig, connections: u32) -> Result<f64, Fault> {
+        let load = Load { connections, ..Load::closed("encrypt=1", rig.duration()) };
+        Ok(run(&load.on(&target_args(&self.proxy, 1, None))?)?.ok_per_sec)
+    }
 }
 
 fn by_quota(rig: &Rig) -> Result<Vec<Row>, Fault> {
     let quota = format!("requests_per_second = {QUOTA_PER_SEC}");
     let proxy = rig.start(&Setup { quota, ..rig.setup() }, rig.token(1));
-    overload(rig, "quota", &proxy, QUOTA_PER_SEC)
+    overload(rig, &Bound::new("quota", &FACTORS, proxy)?, QUOTA_PER_SEC)
 }
 
 /// Two sessions of 5 ms a call; the quota is out of the way.
 fn by_token(rig: &Rig) -> Result<Vec<Row>, Fault> {
     let faults = Faults::new();
     let setup = faults.between(Setup { token: "sessions = 2".to_owned(), ..rig.setup() });
-    let proxy = rig.start(&setup, rig.token(1));
+    let bound = Bound::new("token", &FACTORS, rig.start(&setup, rig.token(1)))?;
     faults.set("C_Encrypt delay_ms=5");
-    let load = Load { connections: 4, ..Load::closed("encrypt=1", rig.duration()) };
-    let peak = run(&load.on(&target_args(&proxy, 1, None))?)?.ok_per_sec;
-    overload(rig, "token", &proxy, peak)
+    let peak = bound.peak(rig, 4)?;
+    overload(rig, &bound, peak)
+}
+
+/// A token as fast as SoftHSM2 on the proxy's own core: the processor is all that there is too little of.
+fn by_cpu(rig: &Rig) -> Result<Vec<Row>, Fault> {
+    let bound = Bound::new("CPU", &CPU_FACTORS, rig.start(&rig.setup(), rig.token(1)))?;
+    let peak = bound.peak(rig, CONNECTIONS)?;
+    overload(rig, &bound, peak)
 }
 
 /// What was seen by those who look.
@@ -60,13 +94,16 @@ struct Seen {
     rss_mib: Vec<f64>,
 }
 
-fn overload(rig: &Rig, bound: &str, proxy: &Proxy, peak: f64) -> Result<Vec<Row>, Fault> {
+fn overload(rig: &Rig, bound: &Bound<'_>, peak: f64) -> Result<Vec<Row>, Fault> {
+    let Bound { name, proxy, .. } = bound;
     let target = target_args(proxy, 1, None);
     let (mut worst_goodput, mut worst_refusal_ms, mut others) = (f64::INFINITY, 0.0_f64, 0_u64);
     let (mut notes, mut seen, mut scheduled) = (Vec::new(), Seen::default(), 0);
-    for factor in FACTORS {
-        let load =
-            Load { connections: CONNECTIONS, ..Load::open("encrypt=1", factor * peak, rig.duration()) };
+    for factor in bound.factors {
+        let load = Load {
+            connections: OVERLOADING_CONNECTIONS,
+            ..Load::open("encrypt=1", factor * peak, rig.duration())
+        };
         let engine = load.on(&target)?;
         let is_over = AtomicBool::new(false);
         let (summary, looked) = std::thread::scope(|scope| {
@@ -76,7 +113,7 @@ fn overload(rig: &Rig, bound: &str, proxy: &Proxy, peak: f64) -> Result<Vec<Row>
             (summary, looking.join())
         });
         let (summary, looked) = (summary?, looked.map_err(|_| "health or admin listener gave no answer")??);
-        let Summary { ok, failed, dropped, refused_ms, .. } = &summary;
+        let Summary { ok, failed, dropped, refused_ms, past_kms_timeout, .. } = &summary;
         // Where nothing was refused as too much, nothing was refused in time.
         let (refused, refusal_ms) = refused_ms.as_ref().map_or((0, f64::INFINITY), |ms| (ms.count, ms.p99));
         // By the time of the schedule: what is answered late, after it, is no goodput.
@@ -87,10 +124,12 @@ fn overload(rig: &Rig, bound: &str, proxy: &Proxy, peak: f64) -> Result<Vec<Row>
         scheduled += summary.scheduled;
         let kinds: Vec<_> =
             summary.failures.iter().map(|(kind, count)| format!("{count} × {kind}")).collect();
+        let served = summary.operations_ms.values().next();
         notes.push(format!(
-            "{factor}×: {ok} served ({:.0} %), p99 {:.0} ms; {}",
+            "{factor}×: {ok} served ({:.0} %), median {:.0} ms, p99 {:.0} ms, {past_kms_timeout} ends after 250 ms; {}",
             100.0 * goodput,
-            summary.operations_ms.values().next().map_or(f64::NAN, |served| served.p99),
+            served.map_or(f64::NAN, |served| served.p50),
+            served.map_or(f64::NAN, |served| served.p99),
             kinds.join(", ")
         ));
         seen.health_ms = seen.health_ms.max(looked.health_ms);
@@ -100,20 +139,37 @@ fn overload(rig: &Rig, bound: &str, proxy: &Proxy, peak: f64) -> Result<Vec<Row>
         seen.rss_mib = looked.rss_mib;
     }
     if let Some(failed) = &seen.failed {
-        return Err(format!("{bound}: {failed}").into());
+        return Err(format!("{name}-bound: {failed}").into());
     }
+    for reason in ["store_quota", "in_flight", "token"] {
+        let series = format!(r#"xks_throttled_total{{reason="{reason}",store="main"}}"#);
+        let refused = rig.wait(proxy.metric(&series));
+        if refused > 0.0 {
+            notes.push(format!("{refused:.0} in all refused by {reason}"));
+        }
+    }
+    let factors: Vec<_> = bound.factors.iter().map(|factor| format!("{factor}×")).collect();
+    let (factors, last) = (factors.join(", "), factors.last().cloned().unwrap_or_default());
+    let growth_since_start = at_the_end(&seen.rss_mib) - bound.base_mib;
     let row = |figure: &str, value, unit| {
-        Row::shown(Part::Overload.name(), format!("{bound}-bound: {figure}"), value, unit)
+        Row::shown(Part::Overload.name(), format!("{name}-bound: {figure}"), value, unit)
     };
     Ok(vec![
-        row("goodput at 2×, 5×, 10×, of the peak, the least", worst_goodput, "")
+        row(&format!("goodput at {factors}, of the peak, the least"), worst_goodput, "")
             .at_least(0.9)
             .noted(format!("peak {peak:.0}/s; {}", notes.join("; "))),
         row("p99 until ThrottlingException, the most", worst_refusal_ms, "ms").at_most(20.0),
         row("share of requests with another end", others as f64 / scheduled.max(1) as f64, "").at_most(0.001),
         row("GetHealthStatus, the slowest", seen.health_ms, "ms").at_most(HEALTH_BOUND_MS),
         row("/readyz and /metrics, the slowest", seen.admin_ms, "ms").at_most(ADMIN_BOUND_MS),
-        row("growth of memory at 10×", growth(&seen.rss_mib), "MiB").at_most(FLAT_MIB),
+        row(&format!("growth of memory at {last}"), growth(&seen.rss_mib), "MiB").at_most(FLAT_MIB),
+        row(
+            &format!("memory at the end of {last} above that before the first load"),
+            growth_since_start,
+            "MiB",
+        )
+        .at_most(CONNECTIONS_MIB + FLAT_MIB)
+        .noted(format!("from {:.1} MiB", bound.base_mib)),
     ])
 }
 
