@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::join_all;
+use http::Method;
 use mock_kms::xks::{Answer, Client, Failure, HttpVersion, Proxy, Report, Request};
 use serde_json::{Value, json};
 use xks_spec::{ErrorName, Operation};
@@ -24,6 +26,8 @@ const THROTTLED_PAUSE: Duration = Duration::from_millis(250);
 pub struct Recorded {
     /// Case that sent the request.
     pub case: String,
+    /// Method.
+    pub method: Method,
     /// Last segment of the path.
     pub operation: String,
     /// Whether it came over a new connection.
@@ -36,8 +40,10 @@ pub struct Recorded {
     pub status: u16,
     /// Media type.
     pub content_type: String,
-    /// Body, where the status is an error.
+    /// Body, where the status is not 200.
     pub error_body: Vec<u8>,
+    /// The request as a command line to paste, where the status is not 200.
+    pub request: String,
 }
 
 /// All answers of a run.
@@ -58,7 +64,12 @@ enum Last {
     Shown(Trace),
     /// Bytes on a connection, which may go on.
     Raw(Arc<Mutex<Transcript>>),
+    /// Several things at once, each of which keeps its own record.
+    AtOnce(Vec<Wire>),
 }
+
+/// What stands for the answer until there is one: a case that is given up shows what it was waiting for.
+const NONE_YET: &str = "none yet";
 
 /// What a case holds in hand.
 #[derive(Clone)]
@@ -109,7 +120,34 @@ impl Wire {
                 let request = paste::openssl(&self.target, &self.target.route(), &transcript);
                 Trace { request, answer: transcript.answers.clone() }
             }
+            Last::AtOnce(parts) => {
+                let mut traces: Vec<_> = parts.iter().map(Self::trace).collect();
+                let waiting = traces.iter().position(|trace| trace.answer == NONE_YET);
+                if traces.is_empty() { Trace::default() } else { traces.swap_remove(waiting.unwrap_or(0)) }
+            }
         }
+    }
+
+    /// Does `work` so many times at once, with numbers from zero. Each has a record of its own; where one fails, the first
+    /// failure and its record are those of the case.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn at_once<T, F>(&self, count: usize, work: impl Fn(Self, usize) -> F) -> Result<Vec<T>, Stop>
+    where
+        F: Future<Output = Result<T, Stop>>,
+    {
+        let nothing = || Arc::new(Mutex::new(Last::Shown(Trace::default())));
+        let parts: Vec<_> = (0..count).map(|_| Self { last: nothing(), ..self.clone() }).collect();
+        *lock(&self.last) = Last::AtOnce(parts.clone());
+        let outcomes =
+            join_all(parts.iter().cloned().enumerate().map(|(number, part)| work(part, number))).await;
+        let failed = outcomes.iter().position(Result::is_err);
+        if let Some(part) = failed.and_then(|at| parts.get(at)) {
+            let Trace { request, answer } = part.trace();
+            self.note(request, answer);
+        }
+        outcomes.into_iter().collect()
     }
 
     /// Shows this where the case fails.
@@ -176,6 +214,7 @@ impl Wire {
         request: &Request,
     ) -> Result<Seen, Failure> {
         let line = paste::curl(&self.target, route, proxy, version, request);
+        self.note(&*line, NONE_YET);
         let mut exchange = client.send(proxy, request).await;
         // A quota is lawful, and no finding of the case that happens to meet it.
         for _ in 0..THROTTLED_TRIES {
@@ -185,18 +224,21 @@ impl Wire {
             tokio::time::sleep(THROTTLED_PAUSE).await;
             exchange = client.send(proxy, request).await;
         }
-        self.note(line, exchange.outcome.as_ref().map_or_else(|failure| format!("none: {failure}"), shown));
+        self.note(&*line, exchange.outcome.as_ref().map_or_else(|failure| format!("none: {failure}"), shown));
         let report = exchange.report;
         let answer = exchange.outcome?;
+        let is_error = answer.status != 200;
         lock(&self.journal).push(Recorded {
             case: self.case.to_string(),
+            method: request.method.clone(),
             operation: request.path.rsplit('/').next().unwrap_or_default().to_owned(),
             is_first: !report.is_reused,
             connect: report.tcp.unwrap_or_default() + report.tls.unwrap_or_default(),
             total: report.last_try,
             status: answer.status,
             content_type: answer.content_type().to_owned(),
-            error_body: if answer.status == 200 { Vec::new() } else { answer.body.to_vec() },
+            error_body: if is_error { answer.body.to_vec() } else { Vec::new() },
+            request: if is_error { line } else { String::new() },
         });
         Ok(Seen { answer, report })
     }
@@ -256,6 +298,19 @@ impl Wire {
     /// [`Stop::Failed`] where it is no success.
     pub async fn encrypt(&self, key: &str, body: &Value) -> Result<Value, Stop> {
         self.send(&self.encrypt_request(key, body)).await?.ok()
+    }
+
+    /// The body of a Decrypt that must fail by its ciphertext alone: the ciphertextMetadata, where Encrypt gives any, is right.
+    ///
+    /// # Errors
+    /// [`Stop::Failed`] where Encrypt fails.
+    pub async fn made_up(&self) -> Result<Value, Stop> {
+        let encrypted = self.encrypt(self.key(), &encrypt_body(b"Hello World!", None, false)).await?;
+        let mut body = body_of(Operation::Decrypt);
+        if has_metadata(&encrypted) {
+            body["ciphertextMetadata"] = encrypted["ciphertextMetadata"].clone();
+        }
+        Ok(body)
     }
 
     /// Decrypts and hands back the answer, right or wrong.
@@ -354,6 +409,12 @@ pub fn decrypt_body(encrypted: &Value, aad: Option<&[u8]>) -> Value {
 #[must_use]
 pub fn b64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
+}
+
+/// Whether Encrypt answered with ciphertextMetadata. An empty one says no more than none.
+#[must_use]
+pub fn has_metadata(encrypted: &Value) -> bool {
+    encrypted["ciphertextMetadata"].as_str().is_some_and(|text| !text.is_empty())
 }
 
 /// The bytes of a Base64 field.

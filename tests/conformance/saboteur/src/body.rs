@@ -121,6 +121,9 @@ impl<'a> Body<'a> {
         if bytes.len() <= limit {
             return Ok(bytes);
         }
+        if self.proxy.has(Fault::OversizeCut) {
+            return Ok(bytes[..limit].to_vec());
+        }
         let is_internal = self.proxy.has(Fault::OversizeAsInternalError);
         let error =
             if is_internal { ErrorName::InternalException } else { ErrorName::UnsupportedOperationException };

@@ -123,6 +123,8 @@ faults! {
         "errorMessage quotes the request's body, plaintext included."
     OversizeAsInternalError "oversize-as-internal-error" ["ERR-UNSUPPORTED-002"]
         "A value larger than the proxy supports is answered with 500 InternalException."
+    OversizeCut "oversize-cut" ["ERR-UNSUPPORTED-002"]
+        "A value larger than the proxy supports is cut to that length, and what is behind it forgotten."
     BadJsonAsInternalError "bad-json-as-internal-error" ["ERR-VALIDATION-001"]
         "A body that is no JSON is answered with 500 InternalException."
     UnknownKeyAsValidationError "unknown-key-as-validation-error" ["ERR-KEY-001"]
@@ -180,6 +182,8 @@ faults! {
         "GetKeyMetadata is answered without a signature."
     KeyOracle "key-oracle" ["ERR-AUTH-001", "AUTH-SIG-001"]
         "The key is looked up before the signature: anybody can find out which keys exist."
+    KeyOracleInMessage "key-oracle-in-message" ["ERR-AUTH-001", "AUTH-SIG-001"]
+        "The errorMessage of an invalid signature says whether the key exists."
     BodyCheckedBeforeSignature "body-checked-before-signature" ["ERR-AUTH-001", "AUTH-SIG-001"]
         "The body is parsed before the signature: anybody reaches the JSON parser."
     CredentialOfAnyStore "credential-of-any-store" ["URI-PREFIX-001", "AUTH-CRED-010"]

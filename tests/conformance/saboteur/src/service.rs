@@ -143,7 +143,13 @@ fn authenticate(proxy: &Proxy, route: &Route, head: &Parts, body: &[u8]) -> Resu
     let authority = head.uri.authority().filter(|_| is_http2).map(http::uri::Authority::as_str);
     let signed =
         Head { method: head.method.as_str(), path: head.uri.path(), authority, headers: &head.headers };
-    sigv4::verify(proxy, route.store, &signed, body)
+    let verified = sigv4::verify(proxy, route.store, &signed, body);
+    if proxy.has(Fault::KeyOracleInMessage) && is_of_a_key {
+        let is_there = operations::find_key(proxy, route.store, &route.key_id).is_ok();
+        let message = if is_there { "The signature is wrong." } else { "There is no such external key." };
+        return verified.map_err(|refusal| Refusal::new(refusal.name, message));
+    }
+    verified
 }
 
 fn succeeded(proxy: &Proxy, value: &Value) -> Answer {

@@ -1,11 +1,10 @@
 //! Many requests at once: nobody gets another's answer.
 
-use futures_util::future::join_all;
 use mock_kms::xks::HttpVersion;
 
 use crate::case::{Case, Level, Section, expect};
 use crate::target::Need;
-use crate::wire::{bytes_of, decrypt_body, encrypt_body};
+use crate::wire::{Wire, bytes_of, decrypt_body, encrypt_body};
 
 /// The section.
 #[must_use]
@@ -18,22 +17,17 @@ pub fn cases() -> Vec<Case> {
             format!("encrypts and decrypts {at_once} different plaintexts at once over {version}"),
             "to each its own plaintext",
             move |wire| async move {
-                let round_trips = (0..at_once).map(|number| {
-                    let wire = wire.clone();
-                    async move {
-                        let plaintext = format!("plaintext of request {number:08}").into_bytes();
-                        let aad = format!("aad {number}").into_bytes();
-                        let request =
-                            wire.encrypt_request(wire.key(), &encrypt_body(&plaintext, Some(&aad), true));
-                        let encrypted = wire.send_to(wire.proxy(), version, &request).await?.ok()?;
-                        let request = wire.decrypt_request(wire.key(), &decrypt_body(&encrypted, Some(&aad)));
-                        let opened = wire.send_to(wire.proxy(), version, &request).await?.ok()?;
-                        expect(bytes_of(&opened, "plaintext")? == plaintext, "its own plaintext", "another's")
-                    }
-                });
-                for outcome in join_all(round_trips).await {
-                    outcome?;
-                }
+                let round_trip = |wire: Wire, number| async move {
+                    let plaintext = format!("plaintext of request {number:08}").into_bytes();
+                    let aad = format!("aad {number}").into_bytes();
+                    let request =
+                        wire.encrypt_request(wire.key(), &encrypt_body(&plaintext, Some(&aad), true));
+                    let encrypted = wire.send_to(wire.proxy(), version, &request).await?.ok()?;
+                    let request = wire.decrypt_request(wire.key(), &decrypt_body(&encrypted, Some(&aad)));
+                    let opened = wire.send_to(wire.proxy(), version, &request).await?.ok()?;
+                    expect(bytes_of(&opened, "plaintext")? == plaintext, "its own plaintext", "another's")
+                };
+                wire.at_once(at_once, round_trip).await?;
                 Ok(format!("{at_once} round trips"))
             },
         )

@@ -7,10 +7,15 @@ use xks_spec::{ErrorName, Operation};
 use super::encrypt::refused_key;
 use crate::case::{Case, Level, Section, Stop};
 use crate::target::Need;
-use crate::wire::{b64, bytes_of, decrypt_body, encrypt_body};
+use crate::wire::{b64, bytes_of, decrypt_body, encrypt_body, has_metadata};
 
 const AAD: &[u8] = b"project=nile,department=marketing";
 const EITHER: &[ErrorName] = &[ValidationException, InvalidCiphertextException];
+
+/// What says that a ciphertext is of another key. Its metadata may name that key, and be no metadata for this one.
+pub(super) fn names_for_another_key(encrypted: &Value) -> &'static [ErrorName] {
+    if has_metadata(encrypted) { EITHER } else { &[InvalidCiphertextException] }
+}
 
 /// The section.
 #[must_use]
@@ -53,14 +58,11 @@ pub fn cases() -> Vec<Case> {
             "decrypt-only-key",
             Level::Must,
             "decrypts a made-up ciphertext with a key that may decrypt alone",
-            "InvalidCiphertextException: the key's usage is no hindrance",
+            "InvalidCiphertextException: the key's usage is no hindrance; ValidationException too where Encrypt gives metadata",
             |wire| async move {
-                let mut request = wire.request(Operation::Decrypt);
-                request.path = wire.path(
-                    wire.target.args.decrypt_only_key_id.as_deref().unwrap_or_default(),
-                    Operation::Decrypt,
-                );
-                wire.send(&request).await?.refused(&[InvalidCiphertextException])
+                let body = wire.made_up().await?;
+                let key = wire.target.args.decrypt_only_key_id.as_deref().unwrap_or_default();
+                wire.decrypt(key, &body).await?.refused(names_for_another_key(&body))
             },
         )
         .of(&["ERR-CIPHERTEXT-001"])
@@ -72,7 +74,8 @@ pub fn cases() -> Vec<Case> {
             "decrypts a made-up ciphertext",
             "InvalidCiphertextException",
             |wire| async move {
-                wire.send(&wire.request(Operation::Decrypt)).await?.refused(&[InvalidCiphertextException])
+                let body = wire.made_up().await?;
+                wire.decrypt(wire.key(), &body).await?.refused(&[InvalidCiphertextException])
             },
         )
         .of(&["ERR-CIPHERTEXT-001"]),
@@ -108,8 +111,38 @@ pub fn cases() -> Vec<Case> {
         all.push(flips(field, requirements));
     }
     all.extend(wrong_lengths());
+    all.extend(oversizes());
     all.extend(bad_bodies());
     all
+}
+
+/// Larger than a proxy must take. What was never encrypted cannot be decrypted, whatever its size.
+fn oversizes() -> Vec<Case> {
+    let rows = [
+        ("ciphertext-4301", "ciphertext", 4301),
+        ("ciphertext-64k", "ciphertext", 65_537),
+        ("aad-8193", "additionalAuthenticatedData", 8193),
+        ("aad-64k", "additionalAuthenticatedData", 65_536),
+    ];
+    let case = |(name, field, length): (&str, &'static str, usize)| {
+        Case::new(
+            Section::Decrypt,
+            format!("beyond-{name}"),
+            Level::Must,
+            format!(
+                "decrypts a made-up ciphertext with {length} bytes of {field}, more than a proxy must take"
+            ),
+            "UnsupportedOperationException or InvalidCiphertextException",
+            move |wire| async move {
+                let mut body = wire.made_up().await?;
+                body[field] = json!(b64(&vec![7; length]));
+                let names = &[UnsupportedOperationException, InvalidCiphertextException];
+                wire.decrypt(wire.key(), &body).await?.refused(names)
+            },
+        )
+        .of(&["ERR-UNSUPPORTED-002"])
+    };
+    rows.into_iter().map(case).collect()
 }
 
 /// One bit of each byte in turn.
@@ -131,7 +164,7 @@ fn flips(field: &'static str, requirements: &[&'static str]) -> Case {
                 wire.encrypt(wire.key(), &encrypt_body(b"sixteen bytes!!!", Some(AAD), false)).await?;
             let good = decrypt_body(&encrypted, Some(AAD));
             wire.decrypt(wire.key(), &good).await?.ok()?;
-            if good.get(field).is_none() {
+            if field == "ciphertextMetadata" && !has_metadata(&good) {
                 return Err(Stop::NotApplicable(format!("Encrypt returns no {field}")));
             }
             let bytes = bytes_of(&good, field)?;
@@ -251,6 +284,8 @@ fn bad_bodies() -> Vec<Case> {
             if field == "additionalAuthenticatedData" && kind == "absent" {
                 continue;
             }
+            let is_absent_algorithm = field == "encryptionAlgorithm" && kind == "absent";
+            let names = if is_absent_algorithm { &[ValidationException] } else { names };
             let does = format!("decrypts with {field}: {}", kind.replace('-', " "));
             all.push(
                 Case::new(

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use xks_spec::ErrorName::{
-    InvalidKeyUsageException, InvalidStateException, KeyNotFoundException, UnsupportedOperationException,
-    ValidationException,
+    InvalidCiphertextException, InvalidKeyUsageException, InvalidStateException, KeyNotFoundException,
+    UnsupportedOperationException, ValidationException,
 };
 use xks_spec::Operation;
 use xks_spec::limits::{
@@ -11,7 +11,7 @@ use xks_spec::limits::{
     TAG_BYTES,
 };
 
-use crate::case::{Case, Level, Section, Stop, expect};
+use crate::case::{Case, Finding, Level, Section, Stop, expect};
 use crate::target::Need;
 use crate::wire::{Wire, bytes_of, decrypt_body, encrypt_body};
 
@@ -47,7 +47,7 @@ pub fn cases() -> Vec<Case> {
         form(
             "metadata-length",
             "ciphertextMetadata, if any, of at most 20 bytes in Base64",
-            &["ENC-CTMD-001", "ENC-CTMD-002", "ENC-CTMD-003"],
+            &["ENC-CTMD-002", "ENC-CTMD-003", "ENC-CTMD-001"],
             |answer| {
                 if answer.get("ciphertextMetadata").is_none_or(Value::is_null) {
                     return Err(Stop::NotApplicable("Encrypt returns no ciphertextMetadata".to_owned()));
@@ -132,7 +132,7 @@ fn form(
     name: &'static str,
     expects: &'static str,
     requirements: &[&'static str],
-    judge: fn(&Value) -> crate::case::Finding,
+    judge: fn(&Value) -> Finding,
 ) -> Case {
     Case::new(Section::Encrypt, name, Level::Must, "encrypts 12 bytes", expects, move |wire| async move {
         judge(&wire.encrypt(wire.key(), &encrypt_body(b"Hello World!", None, true)).await?)
@@ -171,7 +171,7 @@ fn base64_case() -> Case {
 }
 
 /// Encrypts and decrypts.
-pub(super) async fn round_trip(wire: &Wire, plaintext: &[u8], aad: Option<&[u8]>) -> crate::case::Finding {
+pub(super) async fn round_trip(wire: &Wire, plaintext: &[u8], aad: Option<&[u8]>) -> Finding {
     let encrypted = wire.encrypt(wire.key(), &encrypt_body(plaintext, aad, true)).await?;
     let seen = wire.decrypt(wire.key(), &decrypt_body(&encrypted, aad)).await?;
     let opened = bytes_of(&seen.ok()?, "plaintext")?;
@@ -341,25 +341,31 @@ fn oversizes() -> Vec<Case> {
                 format!("beyond-{name}"),
                 Level::Must,
                 does,
-                "success, or UnsupportedOperationException",
-                move |wire| async move {
-                    let aad = vec![1; aad_bytes];
-                    let body = encrypt_body(
-                        &vec![2; plaintext_bytes],
-                        (aad_bytes > 0).then_some(aad.as_slice()),
-                        false,
-                    );
-                    let seen = wire.send(&wire.encrypt_request(wire.key(), &body)).await?;
-                    if seen.answer.status == 200 {
-                        Ok("taken".to_owned())
-                    } else {
-                        seen.refused(&[UnsupportedOperationException])
-                    }
-                },
+                "UnsupportedOperationException, or success with all of it",
+                move |wire| async move { taken_whole(&wire, plaintext_bytes, aad_bytes).await },
             )
             .of(&["ERR-UNSUPPORTED-002"])
         })
         .collect()
+}
+
+/// What is taken is taken whole: it comes back, and no part of the AAD stands for all of it.
+async fn taken_whole(wire: &Wire, plaintext_bytes: usize, aad_bytes: usize) -> Finding {
+    let (plaintext, aad) = (vec![2; plaintext_bytes], vec![1; aad_bytes]);
+    let aad = (aad_bytes > 0).then_some(aad.as_slice());
+    let seen = wire.send(&wire.encrypt_request(wire.key(), &encrypt_body(&plaintext, aad, false))).await?;
+    if seen.answer.status != 200 {
+        return seen.refused(&[UnsupportedOperationException]);
+    }
+    let encrypted = seen.ok()?;
+    if let Some((_, shorter)) = aad.and_then(<[u8]>::split_last) {
+        let body = decrypt_body(&encrypted, Some(shorter));
+        wire.decrypt(wire.key(), &body).await?.refused(&[InvalidCiphertextException])?;
+    }
+    let opened = wire.decrypt(wire.key(), &decrypt_body(&encrypted, aad)).await?.ok()?;
+    let back = bytes_of(&opened, "plaintext")?;
+    expect(back == plaintext, "the plaintext back", format!("{} other bytes", back.len()))?;
+    Ok("taken whole".to_owned())
 }
 
 /// A key that must be refused.
@@ -387,6 +393,9 @@ pub(super) fn refused_key(
         expects,
         move |wire| async move {
             let mut request = wire.request(operation);
+            if operation == Operation::Decrypt {
+                request.body = wire.made_up().await?.to_string().into();
+            }
             request.path = wire.path(&key(&wire), operation);
             wire.send(&request).await?.refused(names)
         },

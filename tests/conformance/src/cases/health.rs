@@ -109,8 +109,13 @@ pub fn cases() -> Vec<Case> {
             },
         ),
     ];
-    all.push(broken("failing", "hsm-failing", "the key manager fails"));
-    all.push(broken("silent", "hsm-silent", "the key manager is silent"));
+    for (name, action, what) in [
+        ("failing", "hsm-failing", "the key manager fails"),
+        ("silent", "hsm-silent", "the key manager is silent"),
+    ] {
+        all.push(broken(name, action, what, &NOT_ACTIVE));
+        all.push(broken(&format!("{name}-deep"), action, what, &UNAVAILABLE));
+    }
     all.push(
         Case::new(
             Section::Health,
@@ -176,44 +181,61 @@ fn each(answer: &Value, field: &str) -> Finding {
 /// A cached result may be a minute old.
 const CACHE: Duration = Duration::from_secs(75);
 
-fn broken(name: &str, action: &'static str, what: &str) -> Case {
+/// What a health status must come to while no key manager works.
+struct Truth {
+    level: Level,
+    expects: &'static str,
+    requirements: &'static [&'static str],
+    holds: fn(&str) -> bool,
+}
+
+/// No key manager is healthy.
+static NOT_ACTIVE: Truth = Truth {
+    level: Level::Must,
+    expects: "500 or 503, or no key manager that is ACTIVE",
+    requirements: &["HEALTH-STATUS-002", "HEALTH-CACHE-002"],
+    holds: |status| status != "ACTIVE",
+};
+
+/// None can serve either, as a check that does cryptography sees: DEGRADED would promise that operations succeed.
+static UNAVAILABLE: Truth = Truth {
+    level: Level::Should,
+    expects: "500 or 503, or key managers that are all UNAVAILABLE",
+    requirements: &["HEALTH-DEEP-001", "HEALTH-DEEP-002", "HEALTH-DEEP-003", "HEALTH-CACHE-001"],
+    holds: |status| status == "UNAVAILABLE",
+};
+
+fn broken(name: &str, action: &'static str, what: &str, truth: &'static Truth) -> Case {
     Case::new(
         Section::Health,
         name,
-        Level::Should,
+        truth.level,
         format!("asks for the health status while {what} (hook {action}), for 75 seconds at most"),
-        "an error, or a key manager that is not ACTIVE",
+        truth.expects,
         move |wire| async move {
             // A result that is cached for ever would be that of a healthy key manager.
             wire.send(&wire.request(Operation::GetHealthStatus)).await?.ok()?;
-            changed(&wire, action, tells(&wire)).await
+            changed(&wire, action, tells(&wire, truth)).await
         },
     )
-    .of(&[
-        "HEALTH-DEEP-001",
-        "HEALTH-DEEP-002",
-        "HEALTH-DEEP-003",
-        "HEALTH-STATUS-002",
-        "HEALTH-CACHE-001",
-        "HEALTH-CACHE-002",
-    ])
+    .of(truth.requirements)
     .needs(&[Need::HsmHook])
 }
 
 /// Asks until the answer tells of the fault.
-async fn tells(wire: &Wire) -> Finding {
+async fn tells(wire: &Wire, truth: &Truth) -> Finding {
     let until = tokio::time::Instant::now() + CACHE;
     loop {
         let seen = wire.send(&wire.request(Operation::GetHealthStatus)).await?;
         if seen.answer.status != 200 {
-            return Ok(seen.status());
+            return seen.refused(&[InternalException, DependencyTimeoutException]);
         }
         let statuses = each(&seen.ok()?, "healthStatus")?;
-        if statuses.contains("UNAVAILABLE") || statuses.contains("DEGRADED") {
+        if statuses.split(", ").all(truth.holds) {
             return Ok(statuses);
         }
         if tokio::time::Instant::now() > until {
-            return fail("an error, or a key manager that is not ACTIVE", statuses);
+            return fail(truth.expects, statuses);
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }

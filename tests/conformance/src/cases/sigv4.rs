@@ -114,16 +114,16 @@ fn signed_otherwise() -> Vec<Case> {
             })
         })
         .collect();
-    let on_health =
-        [("6-minutes-old-health", -360), ("an-hour-old-health", -3600)].into_iter().map(|(name, skew)| {
-            refused(
-                name,
-                Level::Should,
-                "an old signature of GetHealthStatus".to_owned(),
-                &["AUTH-SKEW-002"],
-                move |wire| wire.by_hand(wire.request(Operation::GetHealthStatus), skew, |_| {}),
-            )
-        });
+    let on_health = [
+        ("6-minutes-old-health", -360, Level::Should, &["AUTH-SKEW-002"]),
+        ("an-hour-old-health", -3600, Level::Must, &["AUTH-SKEW-001"]),
+    ]
+    .into_iter()
+    .map(|(name, skew, level, requirements)| {
+        refused(name, level, "an old signature of GetHealthStatus".to_owned(), requirements, move |wire| {
+            wire.by_hand(wire.request(Operation::GetHealthStatus), skew, |_| {})
+        })
+    });
     all.extend(on_health);
     all
 }

@@ -53,14 +53,24 @@ pub fn cases() -> Vec<Case> {
                 })
             },
         ),
-        taken("4-minutes-old", Level::Must, "a request of four minutes ago", &["AUTH-SKEW-001"], |wire| {
+        taken("30-seconds-old", Level::Must, "a request of half a minute ago", &["AUTH-SKEW-001"], |wire| {
+            wire.by_hand(wire.request(Operation::GetKeyMetadata), -30, |_| {})
+        }),
+        taken(
+            "30-seconds-ahead",
+            Level::Must,
+            "a request of half a minute ahead",
+            &["AUTH-SKEW-001"],
+            |wire| wire.by_hand(wire.request(Operation::GetKeyMetadata), 30, |_| {}),
+        ),
+        taken("4-minutes-old", Level::Should, "a request of four minutes ago", &["AUTH-SKEW-002"], |wire| {
             wire.by_hand(wire.request(Operation::GetKeyMetadata), -240, |_| {})
         }),
         taken(
             "4-minutes-ahead",
-            Level::Must,
+            Level::Should,
             "a request of four minutes ahead",
-            &["AUTH-SKEW-001"],
+            &["AUTH-SKEW-003"],
             |wire| wire.by_hand(wire.request(Operation::GetKeyMetadata), 240, |_| {}),
         ),
         taken(
