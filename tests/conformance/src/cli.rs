@@ -119,7 +119,8 @@ impl Cli {
         };
         report.filters = self.filters();
         if self.profile == Profile::Load {
-            report.cases = load::run(&target).await?;
+            let load::Loaded { cases, samples } = load::run(&target).await?;
+            (report.cases, report.samples) = (cases, samples);
             for result in &report.cases {
                 let _ = std::io::stdout().write_all(terminal::line(result).as_bytes());
             }

@@ -126,7 +126,7 @@ pub struct RunReport {
     pub declarations: Vec<String>,
     /// Cases in their order.
     pub cases: Vec<CaseResult>,
-    /// Latencies of right answers.
+    /// Latencies of right answers; of profile load a thousand quantiles of them.
     pub samples: Vec<Sample>,
 }
 

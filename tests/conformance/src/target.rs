@@ -65,6 +65,9 @@ pub struct TargetArgs {
     /// PEM file of its private key
     #[arg(long, env = "CLIENT_KEY", value_name = "FILE")]
     pub client_key: Option<PathBuf>,
+    /// The same two as options of curl, `--key FILE --cert FILE`, as AWS's test client takes them
+    #[arg(long, env = "MTLS", value_name = "OPTIONS", allow_hyphen_values = true)]
+    pub mtls: Option<String>,
     /// What is under test, for the head of the report, such as its vendor, name and version
     #[arg(long, env = "PRODUCT", value_name = "TEXT")]
     pub product: Option<String>,
@@ -186,6 +189,7 @@ impl TargetArgs {
     /// When something is missing or unreadable.
     pub async fn target(mut self) -> Result<Target, TargetError> {
         self.read_console_file()?;
+        self.read_mtls()?;
         let endpoint = self.endpoint.clone().ok_or(TargetError::Missing("--endpoint"))?;
         if endpoint.starts_with("http://") {
             return Err(TargetError::Invalid("--endpoint must be https: KMS speaks nothing else".to_owned()));
@@ -261,6 +265,25 @@ impl TargetArgs {
         self.access_key_id = Some(file.xks_proxy_authentication_credential.access_key_id);
         self.secret_access_key = Some(file.xks_proxy_authentication_credential.raw_secret_access_key);
         Ok(())
+    }
+
+    /// Flags of our own go before what AWS's test client calls `MTLS`.
+    fn read_mtls(&mut self) -> Result<(), TargetError> {
+        let Some(options) = self.mtls.as_deref().filter(|_| self.client_cert.is_none()) else {
+            return Ok(());
+        };
+        let words: Vec<_> = options.split_whitespace().collect();
+        for pair in words.chunks(2) {
+            match *pair {
+                ["--key", file] => self.client_key = Some(file.into()),
+                ["--cert", file] => self.client_cert = Some(file.into()),
+                _ => break,
+            }
+        }
+        if words.is_empty() || (words.len() == 4 && self.client_cert.is_some() && self.client_key.is_some()) {
+            return Ok(());
+        }
+        Err(TargetError::Invalid("MTLS is not of the form --key FILE --cert FILE".to_owned()))
     }
 
     fn client(
@@ -433,4 +456,40 @@ pub enum Lack {
     Declared(String),
     /// What to do about it.
     Undeclared(String),
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "these are tests")]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        target: TargetArgs,
+    }
+
+    fn read(arguments: &[&str]) -> Option<[Option<PathBuf>; 2]> {
+        let words = ["xks-conformance"].iter().chain(arguments);
+        let mut args = CommandLine::try_parse_from(words).unwrap().target;
+        args.read_mtls().ok()?;
+        Some([args.client_cert, args.client_key])
+    }
+
+    #[test]
+    fn the_client_certificate_may_be_written_as_awss_client_takes_it() {
+        let both = Some([Some("c.pem".into()), Some("k.pem".into())]);
+        assert_eq!(read(&["--mtls", "--key k.pem --cert c.pem"]), both);
+        assert_eq!(read(&["--mtls=--cert c.pem  --key k.pem"]), both);
+        assert_eq!(read(&["--mtls", ""]), Some([None, None]));
+        let flags = ["--client-cert", "c.pem", "--client-key", "k.pem", "--mtls", "--key x --cert y"];
+        assert_eq!(read(&flags), both);
+        for wrong in
+            ["--cert c.pem", "--key k.pem", "--key a --key b", "--key k.pem --cert c.pem -k", "c.pem"]
+        {
+            assert_eq!(read(&["--mtls", wrong]), None, "{wrong}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::case::Outcome;
 use crate::report::head;
 use crate::report::terminal::{self, COLUMNS, verdict};
-use crate::run::{CaseResult, RunReport, Sample};
+use crate::run::{CaseResult, Profile, RunReport, Sample};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1100px;padding:2rem;color:#1c2430;background:#fff}\
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid #d5dbe3;padding-bottom:.3rem}\
@@ -37,7 +37,15 @@ pub fn report(report: &RunReport) -> String {
     html.push_str(&sections(report));
     html.push_str(&failures(report));
     if !report.samples.is_empty() {
-        html.push_str("<h2>Latency of successful answers</h2><p class=\"muted\">From the start, connecting included, to the last byte, as seen from where the suite ran. Each dot is an answer; the two bars of a row are its median and its 99th percentile. KMS gives up after 250 ms.</p>");
+        let dots = if report.profile == Profile::Load {
+            "From the instant at which a request was due to the last byte, as seen from where the suite ran. Each dot is a quantile and stands for a thousandth of the answers"
+        } else {
+            "From the start, connecting included, to the last byte, as seen from where the suite ran. Each dot is an answer"
+        };
+        let _ = write!(
+            html,
+            "<h2>Latency of successful answers</h2><p class=\"muted\">{dots}; the two bars of a row are its median and its 99th percentile. KMS gives up after 250 ms.</p>"
+        );
         html.push_str(&plot(&report.samples));
     }
     html.push_str(&all_cases(report));
