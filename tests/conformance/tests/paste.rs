@@ -123,6 +123,46 @@ async fn no_line_has_a_secret() {
     }
 }
 
+/// Of several requests at once, the one that failed is shown, whichever came last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_at_once_shows_the_request_that_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_saboteur, target) = on_saboteur::start(None, &folder).await;
+    for wrong in [0, 3, 7] {
+        let wire = Wire::new(Arc::clone(&target), "paste", Journal::default());
+        let one = |wire: Wire, number| async move {
+            let mut request = health(wire.proxy());
+            request.signing.is_off = number == wrong;
+            wire.send(&request).await?.ok()
+        };
+        wire.at_once(8, one).await.unwrap_err();
+        let trace = wire.trace();
+        assert!(trace.request.contains("curl ") && !trace.request.contains("SIGV4"), "{}", trace.request);
+        assert!(trace.answer.starts_with("HTTP/1.1 401"), "{}", trace.answer);
+    }
+}
+
+/// A request that is given up is shown, and not the one before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_waited_for_in_vain_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_saboteur, target) = on_saboteur::start(None, &folder).await;
+    // Takes connections and never says a word.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let mut args = target.args.clone();
+    args.resolve = Some(silent.local_addr().unwrap());
+    let wire = Wire::new(Arc::new(args.target().await.unwrap()), "paste", Journal::default());
+    wire.note("the request before", "its answer");
+    let request = health(wire.proxy());
+    let given_up = tokio::time::timeout(std::time::Duration::from_millis(100), wire.send(&request)).await;
+    assert!(given_up.is_err());
+    let trace = wire.trace();
+    assert!(trace.request.contains("curl ") && trace.answer == "none yet", "{trace:?}");
+    let at_once = wire.at_once(2, |wire, _| async move { wire.send(&health(wire.proxy())).await });
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(100), at_once).await.is_err());
+    assert_eq!(wire.trace().answer, "none yet");
+}
+
 fn health(proxy: &Proxy) -> Request {
     Request::post(proxy.health_path(), body_of(Operation::GetHealthStatus).to_string())
 }
