@@ -271,8 +271,8 @@ async fn a_call_that_cannot_end_by_its_deadline_is_not_begun() {
     let before = rig.faults.calls(Function::Encrypt);
     let send = |_, mut client: crate::tokens::rig::Client| async move { client.encrypt("demo").await.status };
     let told = crate::tokens::rig::at_once(rig.clients(8).await, send).await;
-    // Three take 1,200 ms; the fourth's turn comes with 300 ms left.
+    // Three take 1,200 ms; the fourth's turn comes with 300 ms left. Most are not even let into the queue: 429.
     let begun = rig.faults.calls(Function::Encrypt) - before;
     assert!(begun <= 3, "{begun} begun, {told:?}");
-    assert!(told.iter().filter(|status| **status == 503).count() >= 5, "{told:?}");
+    assert!(told.iter().filter(|status| [429, 503].contains(&status.as_u16())).count() >= 5, "{told:?}");
 }

@@ -49,6 +49,8 @@ pub(crate) enum Part {
     Handshake,
     /// More requests than quota and token allow
     Overload,
+    /// More requests than the processor does
+    OverloadCpu,
     /// Growth over time
     Soak,
 }
@@ -76,6 +78,7 @@ impl Part {
             Self::Start => "start",
             Self::Handshake => "handshake",
             Self::Overload => "overload",
+            Self::OverloadCpu => "overload-cpu",
             Self::Soak => "soak",
         }
     }
@@ -130,6 +133,7 @@ fn rows(rig: &Rig, group: &[Part]) -> Result<Vec<Row>, Fault> {
         [Part::Start] => start::measure(rig),
         [Part::Handshake] => handshake::measure(rig),
         [Part::Overload] => overload::measure(rig),
+        [Part::OverloadCpu] => overload::measure_cpu(rig),
         [Part::Soak] => soak::measure(rig),
         cpu => cpu::measure(rig, cpu),
     }
