@@ -186,3 +186,90 @@ pub const SETTINGS: &[Setting] = &[
     row("stores[].key_rule.versions[].number", Number(1, LARGEST), NEEDED, Request, "As above; version 2 has the label with `@2` behind it."),
     row("stores[].key_rule.versions[].state", STATES, NEEDED, Request, "As above."),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::super::tests::{EXAMPLE, folder};
+    use super::super::*;
+    use super::{Kind, SETTINGS};
+
+    /// The example with everything in it switched on, faulty as that is.
+    fn everything() -> String {
+        let is_key = |rest: &str| {
+            let key = rest.split_once(" = ").map_or("", |(key, _)| key);
+            !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        let lines = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
+            Some(rest) if is_key(rest) || (rest.starts_with('[') && rest.ends_with(']')) => rest,
+            _ => line,
+        });
+        let rule =
+            "key_rule = { label_prefix = \"tenant-\", versions = [{ number = 1, state = \"primary\" }] }";
+        let text =
+            lines.collect::<Vec<_>>().join("\n").replace("key_rule = { label_prefix = \"tenant-\" }", rule);
+        text.replace("ciphertext_metadata_b64 = [\"\"] }", "ciphertext_metadata_b64 = [\"\"], version = 1 }")
+    }
+
+    /// `docs/configuration.md` is written from the list.
+    #[test]
+    fn the_list_of_settings_is_what_the_reader_asks_for() {
+        let (folder, source) = (folder(), everything());
+        let (document, syntax_errors) = DeTable::parse_recoverable(&source);
+        assert!(syntax_errors.is_empty(), "{syntax_errors:?}");
+        let faults = Faults::new(&source);
+        let _ = read(&document, folder.path(), &faults);
+        let is_of_secret = |path: &str| {
+            SETTINGS.iter().any(|setting| {
+                setting.kind == Kind::Secret
+                    && path.strip_prefix(setting.path).is_some_and(|rest| rest.starts_with('.'))
+            })
+        };
+        let mut asked = faults.asked.borrow().clone();
+        asked.retain(|path, _| !is_of_secret(path));
+        let listed: BTreeSet<_> = SETTINGS.iter().map(|setting| setting.path.to_owned()).collect();
+        assert_eq!(listed.len(), SETTINGS.len(), "a setting is listed twice");
+        assert_eq!(asked.keys().cloned().collect::<BTreeSet<_>>(), listed);
+        for setting in SETTINGS {
+            match (setting.kind, &asked[setting.path]) {
+                (Kind::Number(from, to), Some(range)) => assert_eq!(*range, from..=to, "{}", setting.path),
+                (Kind::Number(..), None) => panic!("{} is no number, or the example lacks it", setting.path),
+                (_, range) => assert_eq!(*range, None, "{} is a number", setting.path),
+            }
+        }
+    }
+
+    /// What the list says of defaults is what the example shows, which another test holds against the reader.
+    #[test]
+    fn the_defaults_of_the_list_are_those_of_the_example() {
+        let mut section = String::new();
+        let mut shown = BTreeMap::new();
+        for line in EXAMPLE.lines() {
+            let commented = line.strip_prefix("# ");
+            let text = commented.unwrap_or(line);
+            if let Some(header) = text.strip_prefix('[').and_then(|header| header.strip_suffix(']')) {
+                section = header
+                    .trim_matches(['[', ']'])
+                    .replace("tokens", "tokens[]")
+                    .replace("stores", "stores[]");
+                section = section.replace("keys", "keys[]").replace("credentials", "credentials[]");
+            } else if let (Some(_), Some((key, value))) = (commented, text.split_once(" = ")) {
+                shown.entry(format!("{section}.{key}")).or_insert_with(|| value.trim_matches('"').to_owned());
+            }
+        }
+        let of_numbers_and_words = SETTINGS.iter().filter(|setting| {
+            matches!(setting.kind, Kind::Number(..) | Kind::Word(_) | Kind::Flag | Kind::Address)
+                && setting.default.chars().all(|c| c.is_ascii_alphanumeric() || ".:".contains(c))
+                && !["", "required"].contains(&setting.default)
+        });
+        let mut compared = 0;
+        for setting in of_numbers_and_words {
+            // The example gives some of them.
+            let Some(value) = shown.get(setting.path) else { continue };
+            assert_eq!(value, setting.default, "{}", setting.path);
+            compared += 1;
+        }
+        assert!(compared >= 35, "{compared}");
+    }
+}
