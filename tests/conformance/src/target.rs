@@ -53,6 +53,9 @@ pub struct TargetArgs {
     /// Disabled key
     #[arg(long, env = "DISABLED_KEY_ID")]
     pub disabled_key_id: Option<String>,
+    /// Key that a policy refuses to one of the suite's two callers: docs/conformance.md says to whom
+    #[arg(long, env = "DENIED_KEY_ID")]
+    pub denied_key_id: Option<String>,
     /// PEM file of roots to trust besides the system's: declares that the certificate is of no public authority
     #[arg(long, env = "CURL_CA_BUNDLE", value_name = "FILE")]
     pub trust_ca: Option<PathBuf>,
@@ -71,14 +74,14 @@ pub struct TargetArgs {
     /// What is under test, for the head of the report, such as its vendor, name and version
     #[arg(long, env = "PRODUCT", value_name = "TEXT")]
     pub product: Option<String>,
-    /// Second store, mutual TLS, hook.
+    /// Other stores, mutual TLS, hook, counts.
     #[command(flatten)]
     pub more: MoreArgs,
 }
 
 /// What a whole examination needs besides.
 #[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "Second store, mutual TLS, hook")]
+#[command(next_help_heading = "Other stores, mutual TLS, hook, counts")]
 pub struct MoreArgs {
     /// Prefix of a second store of the same proxy
     #[arg(long, env = "SECOND_URI_PREFIX")]
@@ -92,6 +95,18 @@ pub struct MoreArgs {
     /// A usable key of it that the first store has not
     #[arg(long, env = "SECOND_STORE_KEY_ID")]
     pub second_store_key_id: Option<String>,
+    /// Prefix of a disabled store of the same proxy
+    #[arg(long, env = "DISABLED_URI_PREFIX")]
+    pub disabled_uri_prefix: Option<String>,
+    /// Its access key id
+    #[arg(long, env = "DISABLED_SIGV4_ACCESS_KEY_ID")]
+    pub disabled_access_key_id: Option<String>,
+    /// Its secret access key
+    #[arg(long, env = "DISABLED_SIGV4_SECRET_ACCESS_KEY", hide_env_values = true)]
+    pub disabled_secret_access_key: Option<String>,
+    /// A key of it that would be usable, were the store not disabled
+    #[arg(long, env = "DISABLED_STORE_KEY_ID")]
+    pub disabled_store_key_id: Option<String>,
     /// Where the same proxy serves with mutual TLS
     #[arg(long, env = "MTLS_ADDRESS", value_name = "ADDR:PORT")]
     pub mtls_address: Option<SocketAddr>,
@@ -107,6 +122,12 @@ pub struct MoreArgs {
     /// Its secret access key
     #[arg(long, env = "NEXT_SIGV4_SECRET_ACCESS_KEY", hide_env_values = true)]
     pub next_secret_access_key: Option<String>,
+    /// How many proxies serve the endpoint
+    #[arg(long, env = "PROXY_COUNT", value_name = "NUMBER")]
+    pub proxy_count: Option<u64>,
+    /// How many external key managers they work with
+    #[arg(long, env = "KEY_MANAGER_COUNT", value_name = "NUMBER")]
+    pub key_manager_count: Option<u64>,
     /// URL path that answers a load balancer's plain GET with 200
     #[arg(long, env = "PING_PATH")]
     pub ping_path: Option<String>,
@@ -155,6 +176,8 @@ pub struct Target {
     pub proxy: Proxy,
     /// Second store.
     pub second: Option<Proxy>,
+    /// Disabled store.
+    pub disabled: Option<Proxy>,
     /// First store with the credential that the hook brings.
     pub next: Option<Proxy>,
     /// External key that may encrypt and decrypt.
@@ -215,11 +238,19 @@ impl TargetArgs {
         };
         let proxy = store(&self.uri_prefix, &id, &secret);
         let more = &self.more;
+        let other_store = |prefix: &Option<String>, id: &Option<String>, secret: &Option<String>| match (
+            prefix, id, secret,
+        ) {
+            (Some(prefix), Some(id), Some(secret)) => Some(store(prefix, id, secret)),
+            _ => None,
+        };
         let second =
-            match (&more.second_uri_prefix, &more.second_access_key_id, &more.second_secret_access_key) {
-                (Some(prefix), Some(id), Some(secret)) => Some(store(prefix, id, secret)),
-                _ => None,
-            };
+            other_store(&more.second_uri_prefix, &more.second_access_key_id, &more.second_secret_access_key);
+        let disabled = other_store(
+            &more.disabled_uri_prefix,
+            &more.disabled_access_key_id,
+            &more.disabled_secret_access_key,
+        );
         let next = match (&more.next_access_key_id, &more.next_secret_access_key) {
             (Some(id), Some(secret)) => Some(store(&self.uri_prefix, id, secret)),
             _ => None,
@@ -240,6 +271,7 @@ impl TargetArgs {
         Ok(Target {
             proxy,
             second,
+            disabled,
             next,
             key_id,
             http1,
@@ -360,10 +392,13 @@ impl Target {
             Need::DecryptOnlyKey => args.decrypt_only_key_id.is_some(),
             Need::ImpotentKey => args.impotent_key_id.is_some(),
             Need::DisabledKey => args.disabled_key_id.is_some(),
+            Need::DeniedKey => args.denied_key_id.is_some(),
+            Need::DisabledStore => self.disabled.is_some() && args.more.disabled_store_key_id.is_some(),
             Need::SecondStore => self.second.is_some() && args.more.second_store_key_id.is_some(),
             Need::Mtls => args.more.mtls_address.is_some() && args.more.client_certs.is_some(),
             Need::RotationHook => args.more.hook.is_some() && self.next.is_some(),
             Need::HsmHook | Need::HsmCorrupting => args.more.hook.is_some(),
+            Need::Counts => args.more.proxy_count.is_some() && args.more.key_manager_count.is_some(),
             Need::PingPath => args.more.ping_path.is_some(),
             // What every target is held to unless it is declared otherwise.
             Need::Http2 | Need::Fqdn | Need::Port443 | Need::PublicCa | Need::CommonName => true,

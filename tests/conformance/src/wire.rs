@@ -363,11 +363,17 @@ pub fn body_of(operation: Operation) -> Value {
     }
 }
 
+/// Who calls KMS, as every request of the suite says that does not try another caller.
+pub const CALLER: &str = "arn:aws:iam::123456789012:user/Alice";
+
+/// The caller to whom a policy refuses the denied key.
+pub const DENIED_CALLER: &str = "arn:aws:iam::777788889999:user/Mallory";
+
 /// Request metadata as KMS sends it.
 #[must_use]
 pub fn metadata(kms_operation: &str) -> Value {
     json!({
-        "awsPrincipalArn": "arn:aws:iam::123456789012:user/Alice",
+        "awsPrincipalArn": CALLER,
         "kmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
         "kmsOperation": kms_operation,
         "kmsRequestId": "c0ffee00-0000-4000-8000-000000000001",

@@ -55,7 +55,7 @@ async fn the_environment_of_awss_client_is_enough() {
         .env("IMPOTENT_KEY_ID", keys::IMPOTENT)
         .env("CURL_CA_BUNDLE", folder.path().join("ca.pem"))
         .env("RESOLVE", saboteur.addr().to_string())
-        .args(["--only", "encrypt.", "--no-disabled-key"]);
+        .args(["--only", "encrypt.", "--no-disabled-key", "--no-disabled-store"]);
     let output = run(command).await;
     let text = text(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
@@ -69,7 +69,7 @@ async fn the_consoles_file_gives_path_and_credential() {
     let folder = tempfile::tempdir().unwrap();
     let saboteur = Saboteur::start(None).await;
     saboteur.write_certificates(folder.path()).unwrap();
-    let [main, _] = &STORES;
+    let [main, ..] = &STORES;
     let file = folder.path().join("console.json");
     let content = json!({
         "XksProxyUriPath": format!("{}/kms/xks/v1", main.uri_path_prefix),

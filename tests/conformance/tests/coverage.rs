@@ -65,6 +65,11 @@ fn every_id_is_one_of_the_table_and_every_case_has_its_own() {
     let ids: BTreeSet<_> = all.iter().map(|case| &case.id).collect();
     assert_eq!(ids.len(), all.len(), "an id stands twice");
     assert!(all.len() > 150, "{} cases", all.len());
+    // A report has one table a section.
+    let mut sections: Vec<_> = all.iter().map(|case| case.section).collect();
+    sections.dedup();
+    let different: BTreeSet<_> = sections.iter().collect();
+    assert_eq!(different.len(), sections.len(), "a section stands in two places: {sections:?}");
 }
 
 /// What is our own choice is never a MUST for others: the first requirement, which the case is about, has its weight at

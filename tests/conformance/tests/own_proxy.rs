@@ -21,19 +21,40 @@ const MEASUREMENTS: usize = 3;
 /// seconds then. What the suite asks for stays the same, 250 ms by median among it.
 const TIMEOUTS: &str = "answer_ms = 2000\nfirst_answer_ms = 2000";
 
-/// A proxy that reloads when the hook says so, with a module that misbehaves when the hook says so.
+/// Refuses a key to the caller to whom the suite wants it refused.
+const POLICY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/own_proxy/policy.cedar");
+
+/// A proxy that reloads when the hook says so, with a module that misbehaves when the hook says so, with a policy and with a
+/// disabled store.
 async fn start(faults: &Faults) -> Proxy {
-    let disabled = "[[stores.keys]]\nexternal_key_id = \"disabled\"\nlabel = \"disabled\"\nenabled = false\n";
+    let key = |label: &str| format!("[[stores.keys]]\nexternal_key_id = {label:?}\nlabel = {label:?}\n");
+    let signing = disabled_signing();
+    let disabled_store = format!(
+        "[[stores]]\nname = \"disabled\"\nuri_path_prefix = {DISABLED_PREFIX:?}\ntokens = [\"softhsm\"]\n\
+         authorization = \"none\"\nenabled = false\n[[stores.credentials]]\naccess_key_id = {:?}\n\
+         secret_access_key = {:?}\n",
+        signing.access_key_id, signing.secret_access_key
+    );
     let setup = faults.between(Setup {
-        keys: Setup::default().keys + disabled,
+        authorization: format!("authorization = \"cedar\"\npolicies = [{POLICY:?}]"),
+        keys: Setup::default().keys + &key("restricted") + &key("disabled") + "enabled = false\n",
         timeouts: TIMEOUTS.to_owned(),
-        more: "[reload]\nwatch = false\n".to_owned(),
+        more: disabled_store + &key("of-disabled-store") + "[reload]\nwatch = false\n",
         ..Setup::default()
     });
     let token = Arc::new(SoftHsm::with_keys());
-    token.generate("disabled", &["--usage", "encrypt,decrypt"]);
-    token.generate("nested-other", &["--usage", "encrypt,decrypt"]);
+    for label in ["restricted", "disabled", "nested-other", "of-disabled-store"] {
+        token.generate(label, &["--usage", "encrypt,decrypt"]);
+    }
     Proxy::start_on(&setup, token).await
+}
+
+/// Path prefix of the disabled store.
+const DISABLED_PREFIX: &str = "/disabled";
+
+/// The credential of the disabled store.
+fn disabled_signing() -> Signing {
+    Signing::new("DISABLEDTESTKEYID234567ABC", "disabled+secret/disabled+secret/disabled+secre")
 }
 
 /// The credential that a rotation brings.
@@ -93,14 +114,18 @@ impl Rig {
     /// Runs the suite with everything that the proxy has.
     fn examine(&self, name: &str, more: &[&str]) -> (Output, Value) {
         let Self { proxy, mtls, certificates, hook } = self;
-        let (main, nested, next) = (main_store(), nested_store(), next_signing());
+        let (main, nested) = (main_store(), nested_store());
+        let (next, disabled) = (next_signing(), disabled_signing());
         let file = |ending: &str| proxy.folder().join(format!("{name}.{ending}"));
         let output = Command::new(env!("CARGO_BIN_EXE_xks-conformance"))
             .args(["--endpoint", &format!("https://localhost:{}", proxy.address.port())])
             .args(["--resolve", &proxy.address.to_string(), "--uri-prefix", &main.prefix])
             .args(["--key-id", "demo", "--second-key-id", "demo-2", "--encrypt-only-key-id", "encrypt-only"])
             .args(["--decrypt-only-key-id", "decrypt-only", "--impotent-key-id", "no-usage"])
-            .args(["--disabled-key-id", "disabled", "--second-uri-prefix", &nested.prefix])
+            .args(["--disabled-key-id", "disabled", "--denied-key-id", "restricted"])
+            .args(["--disabled-uri-prefix", DISABLED_PREFIX, "--disabled-store-key-id", "of-disabled-store"])
+            .args(["--proxy-count", "1", "--key-manager-count", "1"])
+            .args(["--second-uri-prefix", &nested.prefix])
             .args(["--second-store-key-id", "other", "--ping-path", "/ping", "--hook", hook])
             .args(["--mtls-address", &mtls.address.to_string(), "--product", "xks-proxy on SoftHSM2"])
             .args(["--no-fqdn", "--no-port-443", "--profile", "full"])
@@ -121,6 +146,8 @@ impl Rig {
             .env("NEXT_SIGV4_SECRET_ACCESS_KEY", &next.secret_access_key)
             .env("SECOND_SIGV4_ACCESS_KEY_ID", &nested.signing.access_key_id)
             .env("SECOND_SIGV4_SECRET_ACCESS_KEY", &nested.signing.secret_access_key)
+            .env("DISABLED_SIGV4_ACCESS_KEY_ID", &disabled.access_key_id)
+            .env("DISABLED_SIGV4_SECRET_ACCESS_KEY", &disabled.secret_access_key)
             .output()
             .unwrap();
         let report = serde_json::from_slice(&fs::read(file("json")).unwrap_or_default());

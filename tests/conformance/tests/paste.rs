@@ -73,8 +73,12 @@ async fn each_store_and_credential_has_its_variables() {
     let folder = tempfile::tempdir().unwrap();
     let (saboteur, target) = on_saboteur::start(None, &folder).await;
     saboteur.accept(Accepted::Both);
-    let known = [(&target.proxy, "\"$SIGV4_"), (target.second.as_ref().unwrap(), "\"$SECOND_SIGV4_")];
-    for (proxy, variable) in known.into_iter().chain([(target.next.as_ref().unwrap(), "\"$NEXT_SIGV4_")]) {
+    for (proxy, variable) in [
+        (&target.proxy, "\"$SIGV4_"),
+        (target.second.as_ref().unwrap(), "\"$SECOND_SIGV4_"),
+        (target.disabled.as_ref().unwrap(), "\"$DISABLED_SIGV4_"),
+        (target.next.as_ref().unwrap(), "\"$NEXT_SIGV4_"),
+    ] {
         let trace = sent(&target, proxy, HttpVersion::Http2, &health(proxy)).await;
         assert!(trace.request.contains(variable), "{}", trace.request);
         assert!(trace.answer.starts_with("HTTP/2 200"), "{}", trace.answer);
@@ -213,7 +217,7 @@ async fn compared(id: &str, trace: &Trace, folder: &TempDir, shell: &'static str
 
 /// What a line prints. A connection that stays open is left after the first answer.
 fn pasted(shell: &str, file: &std::path::Path, is_raw: bool) -> String {
-    let [main, second] = &STORES;
+    let [main, second, disabled] = &STORES;
     let mut child = Command::new(shell)
         .arg(file)
         .env("SIGV4_ACCESS_KEY_ID", main.credential.access_key_id)
@@ -222,6 +226,8 @@ fn pasted(shell: &str, file: &std::path::Path, is_raw: bool) -> String {
         .env("NEXT_SIGV4_SECRET_ACCESS_KEY", main.next_credential.secret_access_key)
         .env("SECOND_SIGV4_ACCESS_KEY_ID", second.credential.access_key_id)
         .env("SECOND_SIGV4_SECRET_ACCESS_KEY", second.credential.secret_access_key)
+        .env("DISABLED_SIGV4_ACCESS_KEY_ID", disabled.credential.access_key_id)
+        .env("DISABLED_SIGV4_SECRET_ACCESS_KEY", disabled.credential.secret_access_key)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -51,6 +51,11 @@ impl<'a> Body<'a> {
         Ok(Self { proxy, fields })
     }
 
+    /// Who called KMS, where the request says so.
+    pub(crate) fn caller(&self) -> Option<&str> {
+        self.fields.get("requestMetadata")?["awsPrincipalArn"].as_str()
+    }
+
     /// The text of a field; `None` where it is absent or null.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ macro_rules! faults {
 
         impl Fault {
             /// Every fault, in the order of the table: transport, HTTP, errors, authentication, mTLS, key metadata,
-            /// request bodies, Encrypt, Decrypt, keys, health.
+            /// request bodies, Encrypt, Decrypt, keys, stores and policies, health.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
             /// The name on the command line and in reports, in kebab case.
@@ -346,6 +346,31 @@ faults! {
         "Every store finds the keys of every other."
     OneKeyForAll "one-key-for-all" ["ENC-GCM-001", "DEC-GCM-001"]
         "All keys are one: the externalKeyId is only looked up, the first key always used."
+    // Stores and policies
+    DisabledStoreServes "disabled-store-serves" ["ERR-STATE-002"]
+        "The keys of a disabled store go on to encrypt and decrypt."
+    DisabledStoreDecrypts "disabled-store-decrypts" ["ERR-STATE-002"]
+        "A disabled store refuses Encrypt alone: what it has encrypted stays open."
+    DisabledStoreAsInvalidPath "disabled-store-as-invalid-path" ["ERR-STATE-002"]
+        "A disabled store has no routes: its paths are answered with 404 InvalidUriPathException."
+    DisabledStoreAsInternalError "disabled-store-as-internal-error" ["ERR-STATE-002"]
+        "A disabled store is answered with 500 InternalException, which callers retry."
+    StateBeforeSignature "state-before-signature" ["ERR-AUTH-001", "AUTH-SIG-001"]
+        "That a store is disabled is said before the signature is looked at."
+    PolicyUnchecked "policy-unchecked" ["ERR-DENIED-001", "AUTHZ-POLICY-002"]
+        "Policies are loaded, and what they decide is only logged."
+    PolicyForEncryptAlone "policy-for-encrypt-alone" ["ERR-DENIED-001", "AUTHZ-POLICY-002"]
+        "Policies are asked about Encrypt alone: whom they refuse may decrypt."
+    PolicyForEveryCaller "policy-for-every-caller" ["AUTHZ-POLICY-003"]
+        "A policy's condition on the caller is not looked at: what is refused to one is refused to all."
+    PolicyForHealth "policy-for-health" ["HEALTH-AUTHZ-001", "ERR-DENIED-002"]
+        "Policies are asked about GetHealthStatus too."
+    PolicyBeforeSignature "policy-before-signature" ["ERR-AUTH-001", "AUTH-SIG-001"]
+        "Policies are asked before the signature is looked at: anybody can find out what they refuse."
+    DeniedAsInvalidKeyUsage "denied-as-invalid-key-usage" ["ERR-DENIED-001"]
+        "What a policy refuses is answered with 400 InvalidKeyUsageException."
+    DeniedAsAuthenticationFailed "denied-as-authentication-failed" ["ERR-DENIED-001"]
+        "What a policy refuses is answered with 401 AuthenticationFailedException, as if the credential were wrong."
     // Health and the key manager
     HealthConstant "health-constant" ["HEALTH-DEEP-001", "HEALTH-DEEP-002", "HEALTH-STATUS-002"]
         "GetHealthStatus is a constant: ACTIVE while the HSM fails."
@@ -359,6 +384,10 @@ faults! {
         "xksProxyFleetSize is a string."
     EkmVendorMissing "ekm-vendor-missing" ["HEALTH-RESP-005"]
         "ekmVendor is left out, being the same as xksProxyVendor."
+    FleetSizeOfThreads "fleet-size-of-threads" ["HEALTH-SIZE-001"]
+        "xksProxyFleetSize counts the threads of a proxy, not the proxies."
+    FleetOfSessions "fleet-of-sessions" ["HEALTH-FLEET-006"]
+        "ekmFleetDetails has an entry for each session with the one key manager."
     FleetEmpty "fleet-empty" ["HEALTH-FLEET-005"]
         "ekmFleetDetails is empty."
     FleetOfEleven "fleet-of-eleven" ["HEALTH-FLEET-005"]

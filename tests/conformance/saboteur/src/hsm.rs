@@ -64,7 +64,9 @@ impl Hsm {
             (keys::DECRYPT_ONLY, Some(0), false, true, true),
             (keys::IMPOTENT, Some(0), false, false, true),
             (keys::DISABLED, Some(0), true, true, false),
+            (keys::RESTRICTED, Some(0), true, true, true),
             (keys::OTHER_STORE, Some(1), true, true, true),
+            (keys::OF_DISABLED_STORE, Some(2), true, true, true),
             ("health-test-key", None, true, true, true),
         ];
         let keys = (1..).zip(rows).map(|(handle, (id, store, may_encrypt, may_decrypt, is_enabled))| Key {

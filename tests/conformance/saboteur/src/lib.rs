@@ -3,7 +3,7 @@
 //! notices each one with a fault is worth trusting.
 //!
 //! Each fault is one `if proxy.has(Fault::…)` where a right proxy does the right thing. Nothing here depends on the
-//! project's own proxy, whose bugs would be shared. What cannot be seen from outside it leaves out: logs and policies.
+//! project's own proxy, whose bugs would be shared. What cannot be seen from outside it leaves out, such as logs.
 //! Its secrets are known to the world; it guards nothing.
 #![allow(
     clippy::unwrap_used,

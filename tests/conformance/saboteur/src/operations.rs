@@ -13,9 +13,11 @@ use xks_spec::{ErrorName, Operation};
 
 pub(crate) use health::is_fit;
 
+use crate::body::Body;
 use crate::fault::Fault;
 use crate::hsm::{HsmError, Key};
 use crate::proxy::{Proxy, Refusal};
+use crate::setup::{DENIED_CALLER, STORES, keys};
 
 /// How long the HSM may take: KMS waits 250 ms in all.
 const HSM_DEADLINE: Duration = Duration::from_millis(150);
@@ -59,6 +61,62 @@ pub(crate) fn find_key<'a>(proxy: &'a Proxy, store: usize, key_id: &str) -> Resu
     };
     let key = proxy.hsm.keys.iter().find(is_it);
     key.ok_or_else(|| Refusal::new(error, "There is no such external key."))
+}
+
+/// The one policy: a key is refused to a caller.
+///
+/// # Errors
+/// AccessDeniedException.
+fn authorize(proxy: &Proxy, operation: Operation, key_id: &str, body: &Body<'_>) -> Result<(), Refusal> {
+    let is_asked = match operation {
+        _ if proxy.has(Fault::PolicyUnchecked) => false,
+        Operation::GetHealthStatus => proxy.has(Fault::PolicyForHealth),
+        Operation::Encrypt => true,
+        Operation::GetKeyMetadata | Operation::Decrypt => !proxy.has(Fault::PolicyForEncryptAlone),
+    };
+    let is_of_policy = key_id == keys::RESTRICTED || operation == Operation::GetHealthStatus;
+    let is_of_caller = body.caller() == Some(DENIED_CALLER) || proxy.has(Fault::PolicyForEveryCaller);
+    if !(is_asked && is_of_policy && is_of_caller) {
+        return Ok(());
+    }
+    let error = match () {
+        () if proxy.has(Fault::DeniedAsInvalidKeyUsage) => ErrorName::InvalidKeyUsageException,
+        () if proxy.has(Fault::DeniedAsAuthenticationFailed) => ErrorName::AuthenticationFailedException,
+        () => ErrorName::AccessDeniedException,
+    };
+    Err(Refusal::new(error, "A policy refuses this."))
+}
+
+/// Whether the policy refuses a request of which nothing has been verified.
+///
+/// # Errors
+/// AccessDeniedException.
+pub(crate) fn authorize_unverified(
+    proxy: &Proxy,
+    operation: Operation,
+    key_id: &str,
+    body: &[u8],
+) -> Result<(), Refusal> {
+    Body::parse(proxy, operation, body).map_or(Ok(()), |body| authorize(proxy, operation, key_id, &body))
+}
+
+/// Whether the keys of a store may do this.
+///
+/// # Errors
+/// InvalidStateException for a disabled one.
+fn check_store(proxy: &Proxy, key: &Key, operation: Operation) -> Result<(), Refusal> {
+    let is_enabled = key.store.is_none_or(|store| STORES[store].is_enabled);
+    let is_let_through = match operation {
+        _ if proxy.has(Fault::DisabledStoreServes) => true,
+        Operation::Decrypt => proxy.has(Fault::DisabledStoreDecrypts),
+        _ => false,
+    };
+    if is_enabled || is_let_through {
+        return Ok(());
+    }
+    let is_a_fault = proxy.has(Fault::DisabledStoreAsInternalError);
+    let error = if is_a_fault { ErrorName::InternalException } else { ErrorName::InvalidStateException };
+    Err(Refusal::new(error, "The external key store is disabled."))
 }
 
 /// # Errors

@@ -118,7 +118,8 @@ fn route(proxy: &Proxy, head: &Parts) -> Option<Route> {
     };
     let store = STORES.iter().position(|store| is_under(store.uri_path_prefix))?;
     let key_id = path.external_key_id.map_or_else(String::new, |id| id.as_str().to_owned());
-    let is_refused = (proxy.has(Fault::LongKeyIdRefused) && key_id.len() > 64)
+    let is_refused = (proxy.has(Fault::DisabledStoreAsInvalidPath) && !STORES[store].is_enabled)
+        || (proxy.has(Fault::LongKeyIdRefused) && key_id.len() > 64)
         || (proxy.has(Fault::PeriodInKeyIdRefused) && key_id.contains('.'));
     (!is_refused).then_some(Route { store, operation: path.operation, key_id })
 }
@@ -127,6 +128,12 @@ fn authenticate(proxy: &Proxy, route: &Route, head: &Parts, body: &[u8]) -> Resu
     let is_of_a_key = route.operation != Operation::GetHealthStatus;
     if proxy.has(Fault::KeyOracle) && is_of_a_key {
         operations::find_key(proxy, route.store, &route.key_id)?;
+    }
+    if proxy.has(Fault::StateBeforeSignature) && !STORES[route.store].is_enabled {
+        return Err(Refusal::new(ErrorName::InvalidStateException, "The external key store is disabled."));
+    }
+    if proxy.has(Fault::PolicyBeforeSignature) {
+        operations::authorize_unverified(proxy, route.operation, &route.key_id, body)?;
     }
     if proxy.has(Fault::BodyCheckedBeforeSignature) && serde_json::from_slice::<Value>(body).is_err() {
         return Err(Refusal::invalid("The body is not JSON."));

@@ -9,6 +9,9 @@ pub const REGION: &str = "us-east-1";
 /// Where a load balancer asks, unsigned, by GET, whether the proxy is fit to serve.
 pub const PING_PATH: &str = "/ping";
 
+/// The awsPrincipalArn to which the one policy refuses [`keys::RESTRICTED`].
+pub const DENIED_CALLER: &str = "arn:aws:iam::777788889999:user/Mallory";
+
 /// A SigV4 credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credential {
@@ -27,6 +30,8 @@ pub struct Store {
     pub credential: Credential,
     /// The one that a rotation brings; accepted after [`crate::Saboteur::accept`].
     pub next_credential: Credential,
+    /// Whether its keys may be used.
+    pub is_enabled: bool,
 }
 
 /// Which credentials the stores accept.
@@ -40,8 +45,8 @@ pub enum Accepted {
     Next,
 }
 
-/// The two stores.
-pub static STORES: [Store; 2] = [
+/// The stores: two that serve, and one that is disabled.
+pub static STORES: [Store; 3] = [
     Store {
         uri_path_prefix: "/alpha",
         credential: Credential {
@@ -52,6 +57,7 @@ pub static STORES: [Store; 2] = [
             access_key_id: "SABOTEURALPHASECONDA",
             secret_access_key: "alpha/next+alpha/next+alpha/next+alpha/next",
         },
+        is_enabled: true,
     },
     Store {
         uri_path_prefix: "/tenants/beta",
@@ -63,6 +69,19 @@ pub static STORES: [Store; 2] = [
             access_key_id: "SABOTEURBETASECONDAA",
             secret_access_key: "beta/next+beta/next+beta/next+beta/next+bet",
         },
+        is_enabled: true,
+    },
+    Store {
+        uri_path_prefix: "/gamma",
+        credential: Credential {
+            access_key_id: "SABOTEURGAMMAFIRSTAA",
+            secret_access_key: "gamma/first+gamma/first+gamma/first+gamma/0",
+        },
+        next_credential: Credential {
+            access_key_id: "SABOTEURGAMMASECONDA",
+            secret_access_key: "gamma/next+gamma/next+gamma/next+gamma/next",
+        },
+        is_enabled: false,
     },
 ];
 
@@ -82,8 +101,12 @@ pub mod keys {
     pub const IMPOTENT: &str = "impotent-key";
     /// Disabled; of the first store.
     pub const DISABLED: &str = "disabled-key";
+    /// Encrypts and decrypts, but not for [`super::DENIED_CALLER`]; of the first store.
+    pub const RESTRICTED: &str = "restricted-key";
     /// Encrypts and decrypts; of the second store.
     pub const OTHER_STORE: &str = "key-of-beta";
+    /// Encrypts and decrypts; of the disabled store.
+    pub const OF_DISABLED_STORE: &str = "key-of-gamma";
     /// In no store.
     pub const UNKNOWN: &str = "unknown-key";
 }

@@ -3,7 +3,9 @@
 
 use mock_kms::xks::{Client, ClientBuilder, Exchange, Failure, HttpVersion, Proxy, Request, RequestMetadata};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use xks_saboteur::{Accepted, ClientIdentity, Credential, Fault, HOST, HsmState, STORES, Saboteur, keys};
+use xks_saboteur::{
+    Accepted, ClientIdentity, Credential, Fault, HOST, HsmState, STORES, Saboteur, keys, setup,
+};
 use xks_spec::response::{HealthStatus, KeyStatus};
 
 /// Longer than anything takes on a busy machine.
@@ -132,6 +134,50 @@ async fn keys_do_what_they_are_for() {
 }
 
 #[tokio::test]
+async fn a_disabled_store_describes_its_keys_and_uses_none() {
+    let saboteur = Saboteur::start(None).await;
+    let client = client(&saboteur);
+    let (disabled, key) = (store(2), keys::OF_DISABLED_STORE);
+    assert!(client.health_status(&disabled, &metadata()).await.outcome.is_ok());
+    let described = client.key_metadata(&disabled, key, &metadata()).await.outcome.unwrap();
+    assert_eq!(described.key_status, KeyStatus::Disabled);
+    let refused = (400, "InvalidStateException".to_owned());
+    assert_eq!(refusal(client.encrypt(&disabled, key, &metadata(), b"text", None).await), refused);
+    let sealed = client.encrypt(&store(0), keys::USABLE, &metadata(), b"text", None).await.outcome.unwrap();
+    assert_eq!(refusal(client.decrypt(&disabled, key, &metadata(), &sealed, None).await), refused);
+}
+
+#[tokio::test]
+async fn the_policy_refuses_one_key_to_one_caller() {
+    let saboteur = Saboteur::start(None).await;
+    let client = client(&saboteur);
+    let denied = RequestMetadata { aws_principal_arn: Some(setup::DENIED_CALLER.to_owned()), ..metadata() };
+    let refused = (403, "AccessDeniedException".to_owned());
+    assert!(client.health_status(&store(0), &denied).await.outcome.is_ok());
+    for (key, caller, is_served) in [
+        (keys::RESTRICTED, metadata(), true),
+        (keys::RESTRICTED, denied.clone(), false),
+        (keys::USABLE, denied.clone(), true),
+    ] {
+        let sealed = client.encrypt(&store(0), key, &metadata(), b"text", None).await.outcome.unwrap();
+        let described = client.key_metadata(&store(0), key, &caller).await;
+        let encrypted = client.encrypt(&store(0), key, &caller, b"text", None).await;
+        let opened = client.decrypt(&store(0), key, &caller, &sealed, None).await;
+        if is_served {
+            assert!(
+                described.outcome.is_ok() && encrypted.outcome.is_ok() && opened.outcome.is_ok(),
+                "{key}"
+            );
+        } else {
+            assert_eq!(
+                [refusal(described), refusal(encrypted), refusal(opened)],
+                [(); 3].map(|()| refused.clone())
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn credentials_rotate_and_open_their_own_store_alone() {
     let saboteur = Saboteur::start(None).await;
     let client = client(&saboteur);
@@ -234,7 +280,7 @@ async fn paths_methods_and_queries_are_refused_before_the_signature() {
     assert_eq!(unsigned("POST", "/alpha/kms/xks/v1/health?x=1").await, 404);
     assert_eq!(unsigned("POST", "/alpha/more/kms/xks/v1/health").await, 404);
     assert_eq!(unsigned("POST", "/alpha/kms/xks/v1/keys/unknown-key/metadata").await, 401);
-    assert_eq!(unsigned("GET", xks_saboteur::setup::PING_PATH).await, 200);
+    assert_eq!(unsigned("GET", setup::PING_PATH).await, 200);
 }
 
 /// Two lengths, and a second request that one of them takes for a part of the first.

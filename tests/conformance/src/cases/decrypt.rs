@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use xks_spec::ErrorName::{InvalidCiphertextException, UnsupportedOperationException, ValidationException};
 use xks_spec::{ErrorName, Operation};
 
+use super::disabled_store;
 use super::encrypt::refused_key;
 use crate::case::{Case, Level, Section, Stop};
 use crate::target::Need;
@@ -101,6 +102,7 @@ pub fn cases() -> Vec<Case> {
         )
         .of(&["DEC-RESP-002"]),
     ];
+    all.push(disabled_store::asked(Operation::Decrypt));
     for (field, requirements) in [
         ("ciphertext", &["DEC-CIPHERTEXT-001", "ERR-CIPHERTEXT-001", "DEC-GCM-001"][..]),
         ("initializationVector", &["DEC-IV-001", "ERR-CIPHERTEXT-001"]),

@@ -11,6 +11,7 @@ use xks_spec::limits::{
     TAG_BYTES,
 };
 
+use super::disabled_store;
 use crate::case::{Case, Finding, Level, Section, Stop, expect};
 use crate::target::Need;
 use crate::wire::{Wire, bytes_of, decrypt_body, encrypt_body};
@@ -122,6 +123,7 @@ pub fn cases() -> Vec<Case> {
         .of(&["ENC-API-001"])
         .needs(&[Need::EncryptOnlyKey]),
     ];
+    all.push(disabled_store::asked(Operation::Encrypt));
     all.extend(round_trips());
     all.extend(bad_bodies());
     all.extend(oversizes());

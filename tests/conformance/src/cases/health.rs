@@ -7,8 +7,9 @@ use std::time::Duration;
 use xks_spec::ErrorName::{DependencyTimeoutException, InternalException};
 use xks_spec::Operation;
 
+use super::disabled_store;
 use crate::case::{Case, Finding, Level, Section, Stop, expect, fail};
-use crate::target::Need;
+use crate::target::{MoreArgs, Need};
 use crate::wire::{Wire, decrypt_body, encrypt_body};
 
 /// The section.
@@ -109,6 +110,21 @@ pub fn cases() -> Vec<Case> {
             },
         ),
     ];
+    all.push(disabled_store::asked(Operation::GetHealthStatus));
+    all.push(counted(
+        "fleet-size-true",
+        "xksProxyFleetSize, the number of proxies that the owner says there are",
+        "HEALTH-SIZE-001",
+        |more| more.proxy_count,
+        |answer| Ok(answer["xksProxyFleetSize"].as_u64()),
+    ));
+    all.push(counted(
+        "fleet-true",
+        "ekmFleetDetails of one entry for each key manager that the owner says there is, ten at most",
+        "HEALTH-FLEET-006",
+        |more| more.key_manager_count.map(|count| count.min(10)),
+        |answer| Ok(u64::try_from(fleet(answer)?.len()).ok()),
+    ));
     for (name, action, what) in [
         ("failing", "hsm-failing", "the key manager fails"),
         ("silent", "hsm-silent", "the key manager is silent"),
@@ -154,6 +170,32 @@ fn form(
         judge(&wire.send(&wire.request(Operation::GetHealthStatus)).await?.ok()?)
     })
     .of(requirements)
+}
+
+/// What the answer counts, held against what the owner does.
+fn counted(
+    name: &str,
+    expects: &str,
+    requirement: &'static str,
+    owner: fn(&MoreArgs) -> Option<u64>,
+    answered: fn(&Value) -> Result<Option<u64>, Stop>,
+) -> Case {
+    Case::new(
+        Section::Health,
+        name,
+        Level::Should,
+        "asks for the health status",
+        expects,
+        move |wire| async move {
+            let answer = wire.send(&wire.request(Operation::GetHealthStatus)).await?.ok()?;
+            let [expected, seen] = [owner(&wire.target.args.more), answered(&answer)?]
+                .map(|count| count.map_or_else(|| "no number".to_owned(), |count| count.to_string()));
+            expect(expected == seen, &*expected, &*seen)?;
+            Ok(seen)
+        },
+    )
+    .of(&[requirement])
+    .needs(&[Need::Counts])
 }
 
 fn text(answer: &Value, field: &str) -> Finding {

@@ -85,6 +85,7 @@ pub fn cases() -> Vec<Case> {
                     &args.decrypt_only_key_id,
                     &args.impotent_key_id,
                     &args.disabled_key_id,
+                    &args.denied_key_id,
                 ];
                 for other in others {
                     if !exist.into_iter().flatten().any(|id| *id == other) {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use xks_spec::ErrorName::{AccessDeniedException, KeyNotFoundException, ValidationException};
 use xks_spec::Operation;
 
+use super::disabled_store;
 use crate::case::{Case, Finding, Level, Section, Stop, expect, fail};
 use crate::target::Need;
 use crate::wire::{Seen, Wire, body_of, encrypt_body};
@@ -101,6 +102,7 @@ pub fn cases() -> Vec<Case> {
         )
         .of(&["ERR-KEY-001"]),
     ];
+    all.push(disabled_store::asked(Operation::GetKeyMetadata));
     all.extend(taken());
     all.extend(refused());
     all
@@ -212,7 +214,15 @@ fn taken() -> Vec<Case> {
         (
             "unlisted-operation",
             |m| m["kmsOperation"] = json!("BulkOperation"),
-            &["META-OPNAME-001", "ENC-OPNAME-001", "DEC-OPNAME-001", "HEALTH-OPNAME-001"],
+            &[
+                "META-OPNAME-001",
+                "META-OPNAME-002",
+                "ENC-OPNAME-001",
+                "ENC-OPNAME-002",
+                "DEC-OPNAME-001",
+                "DEC-OPNAME-002",
+                "HEALTH-OPNAME-001",
+            ],
             true,
         ),
         (

@@ -1,9 +1,11 @@
 //! The cases, one file a section.
 
 pub mod aad;
+pub mod authorization;
 pub mod cdiv;
 pub mod concurrency;
 pub mod decrypt;
+mod disabled_store;
 pub mod encrypt;
 pub mod errors;
 pub mod health;
@@ -43,6 +45,7 @@ pub fn all() -> Vec<Case> {
         aad::cases(),
         iv::cases(),
         isolation::cases(),
+        authorization::cases(),
         health::cases(),
         concurrency::cases(),
         slow::cases(),

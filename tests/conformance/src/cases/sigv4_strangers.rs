@@ -6,6 +6,7 @@ use mock_kms::xks::{Failure, HttpVersion, Request};
 use xks_spec::ErrorName::{AuthenticationFailedException, UnsupportedOperationException};
 use xks_spec::Operation;
 
+use super::disabled_store;
 use crate::case::{Case, Level, Section, expect, fail};
 use crate::client::sigv4::ByHand;
 use crate::wire::{Wire, body_of, encrypt_body, with_authorization};
@@ -19,7 +20,7 @@ const LARGE_BYTES: usize = 1 << 20;
 /// The last part of the section.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    [replays(), oracles()].concat()
+    [replays(), oracles(), vec![disabled_store::no_state_oracle()]].concat()
 }
 
 /// A header that was right once, on something else.

@@ -101,6 +101,7 @@ fn variables(
     let known = [
         (Some(&target.proxy), "SIGV4"),
         (target.second.as_ref(), "SECOND_SIGV4"),
+        (target.disabled.as_ref(), "DISABLED_SIGV4"),
         (target.next.as_ref(), "NEXT_SIGV4"),
     ];
     let is_its = |known: &Proxy| known.access_key_id == *id && known.secret_access_key.as_str() == secret;

@@ -27,7 +27,7 @@ pub(crate) async fn start(fault: Option<Fault>, folder: &TempDir) -> (Saboteur, 
 pub(crate) fn command_line(saboteur: &Saboteur, folder: &Path) -> Vec<String> {
     let certificates = folder.join("certificates");
     saboteur.write_certificates(&certificates).unwrap();
-    let [main, second] = STORES;
+    let [main, second, disabled] = STORES;
     // The suite appends the action, such as `hsm-failing`, which becomes the path /hsm/failing.
     let hook = format!(
         r#"act() {{ curl -sf -X POST "http://{}/${{1%%-*}}/${{1#*-}}"; }}; act"#,
@@ -53,6 +53,13 @@ pub(crate) fn command_line(saboteur: &Saboteur, folder: &Path) -> Vec<String> {
         ("--second-access-key-id", second.credential.access_key_id.to_owned()),
         ("--second-secret-access-key", second.credential.secret_access_key.to_owned()),
         ("--second-store-key-id", keys::OTHER_STORE.to_owned()),
+        ("--denied-key-id", keys::RESTRICTED.to_owned()),
+        ("--disabled-uri-prefix", disabled.uri_path_prefix.to_owned()),
+        ("--disabled-access-key-id", disabled.credential.access_key_id.to_owned()),
+        ("--disabled-secret-access-key", disabled.credential.secret_access_key.to_owned()),
+        ("--disabled-store-key-id", keys::OF_DISABLED_STORE.to_owned()),
+        ("--proxy-count", "1".to_owned()),
+        ("--key-manager-count", "1".to_owned()),
         ("--ping-path", setup::PING_PATH.to_owned()),
         ("--mtls-address", saboteur.mtls_addr().to_string()),
         ("--client-certs", certificates.display().to_string()),

@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use xks_spec::limits::{IV_BYTES, MAX_CIPHERTEXT_METADATA_BYTES, TAG_BYTES};
 use xks_spec::{ErrorName, Operation};
 
-use super::{authenticated, check_key, ciphertext_metadata, find_key, hsm_failed, in_time, working_key};
+use super::{
+    authenticated, authorize, check_key, check_store, ciphertext_metadata, find_key, hsm_failed, in_time,
+    working_key,
+};
 use crate::body::Body;
 use crate::fault::Fault;
 use crate::hsm::{HsmError, Key};
@@ -24,6 +27,8 @@ pub(super) async fn answer(proxy: &Proxy, store: usize, key_id: &str, body: &[u8
     body.check_algorithm()?;
     let sealed = read(proxy, &body)?;
     let key = find_key(proxy, store, key_id)?;
+    authorize(proxy, Operation::Decrypt, key_id, &body)?;
+    check_store(proxy, key, Operation::Decrypt)?;
     check_key(proxy, key, key.may_decrypt)?;
 
     let keys = candidates(proxy, key, &sealed);

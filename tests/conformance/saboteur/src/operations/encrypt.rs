@@ -11,7 +11,10 @@ use xks_spec::limits::TAG_BYTES;
 use xks_spec::request::SHA_256;
 use xks_spec::{ErrorName, Operation};
 
-use super::{authenticated, check_key, ciphertext_metadata, find_key, hsm_failed, in_time, working_key};
+use super::{
+    authenticated, authorize, check_key, check_store, ciphertext_metadata, find_key, hsm_failed, in_time,
+    working_key,
+};
 use crate::body::Body;
 use crate::fault::Fault;
 use crate::hsm::{HsmError, Key, random};
@@ -36,6 +39,8 @@ pub(super) async fn answer(proxy: &Proxy, store: usize, key_id: &str, body: &[u8
     let aad = body.aad()?;
     let mut plaintext = body.message("plaintext")?;
     let key = find_key(proxy, store, key_id)?;
+    authorize(proxy, Operation::Encrypt, key_id, &body)?;
+    check_store(proxy, key, Operation::Encrypt)?;
     // A CDIV vouches that the ciphertext decrypts, which takes a key that may.
     check_key(proxy, key, key.may_encrypt && (key.may_decrypt || !wants_integrity_value))?;
     if proxy.has(Fault::CiphertextPadded) {

@@ -3,14 +3,15 @@
 use serde_json::{Value, json};
 use xks_spec::Operation;
 
-use super::in_time;
+use super::{authorize, in_time};
 use crate::body::Body;
 use crate::fault::Fault;
 use crate::hsm::random;
 use crate::proxy::{Proxy, Refusal};
 
 pub(super) async fn answer(proxy: &Proxy, body: &[u8]) -> Result<Value, Refusal> {
-    Body::parse(proxy, Operation::GetHealthStatus, body)?;
+    let body = Body::parse(proxy, Operation::GetHealthStatus, body)?;
+    authorize(proxy, Operation::GetHealthStatus, "", &body)?;
     let health = report(proxy, is_fit(proxy).await);
     if proxy.has(Fault::HealthCachedForEver) {
         return Ok(proxy.first_health.get_or_init(|| health).clone());
@@ -50,10 +51,15 @@ fn report(proxy: &Proxy, is_fit: bool) -> Value {
     let entries = match () {
         () if proxy.has(Fault::FleetEmpty) => 0,
         () if proxy.has(Fault::FleetOfEleven) => 11,
+        () if proxy.has(Fault::FleetOfSessions) => 4,
         () => 1,
     };
     let mut report = json!({
-        "xksProxyFleetSize": if proxy.has(Fault::FleetSizeZero) { 0 } else { 1 },
+        "xksProxyFleetSize": match () {
+            () if proxy.has(Fault::FleetSizeZero) => 0,
+            () if proxy.has(Fault::FleetSizeOfThreads) => 8,
+            () => 1,
+        },
         "xksProxyVendor": "xks-proxy project",
         "xksProxyModel": concat!("xks-saboteur ", env!("CARGO_PKG_VERSION")),
         "ekmVendor": "xks-proxy project",

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use xks_spec::Operation;
 
-use super::find_key;
+use super::{authorize, check_store, find_key};
 use crate::body::Body;
 use crate::fault::Fault;
 use crate::hsm::Key;
@@ -25,9 +25,11 @@ const PKCS11_USAGES: [&str; 11] = [
 ];
 
 pub(super) fn answer(proxy: &Proxy, store: usize, key_id: &str, body: &[u8]) -> Result<Value, Refusal> {
-    Body::parse(proxy, Operation::GetKeyMetadata, body)?;
+    let body = Body::parse(proxy, Operation::GetKeyMetadata, body)?;
     let key = find_key(proxy, store, key_id)?;
-    let is_enabled = key.is_enabled || proxy.has(Fault::KeyStatusConstant);
+    authorize(proxy, Operation::GetKeyMetadata, key_id, &body)?;
+    let is_usable = key.is_enabled && check_store(proxy, key, Operation::GetKeyMetadata).is_ok();
+    let is_enabled = is_usable || proxy.has(Fault::KeyStatusConstant);
     let mut response = json!({
         "keySpec": if proxy.has(Fault::KeySpecWrong) { "AES-256" } else { "AES_256" },
         "keyUsage": usage(proxy, key),
