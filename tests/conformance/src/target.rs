@@ -53,7 +53,7 @@ pub struct TargetArgs {
     /// Disabled key
     #[arg(long, env = "DISABLED_KEY_ID")]
     pub disabled_key_id: Option<String>,
-    /// Key that a policy refuses to one of the suite's two callers: docs/conformance.md says to whom
+    /// Key that a policy refuses to arn:aws:iam::777788889999:user/Mallory, and permits to everybody else
     #[arg(long, env = "DENIED_KEY_ID")]
     pub denied_key_id: Option<String>,
     /// PEM file of roots to trust besides the system's: declares that the certificate is of no public authority

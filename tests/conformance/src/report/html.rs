@@ -16,8 +16,10 @@ code{font:13px ui-monospace,monospace;overflow-wrap:anywhere}pre{font:12px/1.45 
 .b{display:inline-block;min-width:3.6rem;text-align:center;border-radius:3px;padding:0 .4rem;font-size:.8rem;font-weight:600}\
 .pass{background:#dff3e4;color:#145c2b}.fail{background:#fbdedd;color:#8c1613}.na{background:#e8ebef;color:#4b5563}.skip{background:#fdeecb;color:#7a5200}\
 .verdict{font-size:1.05rem;padding:.8rem 1rem;border-radius:6px;margin:1rem 0}dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.2rem 1rem;margin:.8rem 0}dt{color:#55606e}dd{margin:0;overflow-wrap:anywhere}\
-.muted{color:#55606e;font-size:.85rem}svg{max-width:100%;height:auto}\
-@media(max-width:700px){body{padding:.8rem;font-size:14px}td,th{padding:.3rem .25rem}}@media print{body{max-width:none;padding:0}tr,h3{break-inside:avoid}}";
+.muted{color:#55606e;font-size:.85rem}td.z{color:#8a94a1}td.f{color:#8c1613;font-weight:600}.w{display:inline-block;overflow-wrap:anywhere}a .b{text-decoration:underline}svg{max-width:100%;height:auto}\
+.plot{overflow-x:auto}\
+@media screen and (max-width:700px){body{padding:.8rem;font-size:14px}td,th{padding:.3rem .2rem}th.n{font-size:.75rem}.plot svg{max-width:none;width:760px}\
+tr.head{display:none}tr.case,tr.case td{display:block;overflow-wrap:anywhere}tr.case{padding:.5rem 0;border-bottom:1px solid #d5dbe3}tr.case td{border:0;padding:.1rem .2rem}tr.case td.s{display:inline-block}}@media print{body{max-width:none;padding:0}tr,h3{break-inside:avoid}}";
 
 /// The report.
 #[must_use]
@@ -31,7 +33,7 @@ pub fn report(report: &RunReport) -> String {
     let class = if report.exit_code() == 0 { "pass" } else { "fail" };
     let _ = write!(html, "<p class=\"verdict {class}\">{}</p><dl>", escaped(&verdict(report)));
     for (name, value) in head::rows(report) {
-        let _ = write!(html, "<dt>{name}</dt><dd>{}</dd>", escaped(&value));
+        let _ = write!(html, "<dt>{name}</dt><dd>{}</dd>", with_whole_flags(&value));
     }
     html.push_str("</dl>\n");
     html.push_str(&sections(report));
@@ -46,13 +48,22 @@ pub fn report(report: &RunReport) -> String {
             html,
             "<h2>Latency of successful answers</h2><p class=\"muted\">{dots}; the two bars of a row are its median and its 99th percentile. KMS gives up after 250 ms.</p>"
         );
-        html.push_str(&plot(&report.samples));
+        let _ = write!(html, "<div class=\"plot\">{}</div>", plot(&report.samples));
     }
     html.push_str(&all_cases(report));
     html + "</body></html>\n"
 }
 
-fn badge(outcome: &Outcome) -> &'static str {
+/// The badge of a case; that of one that failed leads to what is told of it.
+fn badge(case: &CaseResult) -> String {
+    let badge = badge_of(&case.outcome);
+    if matches!(case.outcome, Outcome::Failed { .. }) {
+        return format!("<a href=\"#failure-{}\">{badge}</a>", escaped(&case.id));
+    }
+    badge.to_owned()
+}
+
+const fn badge_of(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Passed { .. } => "<span class=\"b pass\">pass</span>",
         Outcome::Noted { .. } => "<span class=\"b na\">note</span>",
@@ -70,8 +81,13 @@ fn sections(report: &RunReport) -> String {
     html.push_str("</tr>");
     for (section, numbers) in terminal::sections(report) {
         let _ = write!(html, "<tr><td><a href=\"#{}\">{}</a></td>", section.name(), section.title());
-        for number in numbers {
-            let _ = write!(html, "<td class=\"n\">{number}</td>");
+        for (name, number) in COLUMNS.into_iter().zip(numbers) {
+            let class = match number {
+                0 => "n z",
+                _ if name == "failed" => "n f",
+                _ => "n",
+            };
+            let _ = write!(html, "<td class=\"{class}\">{number}</td>");
         }
         html.push_str("</tr>");
     }
@@ -90,17 +106,23 @@ fn failures(report: &RunReport) -> String {
         let Outcome::Failed { request, answer, expected, seen } = &case.outcome else { continue };
         let _ = write!(
             html,
-            "<h3><span class=\"b fail\">{}</span> <code>{}</code></h3><p>{}</p><dl><dt>Expected</dt><dd>{}</dd><dt>Seen</dt><dd>{}</dd><dt>Requirements</dt><dd>{}</dd></dl>\
-             <p class=\"muted\">Request</p><pre>{}</pre><p class=\"muted\">Answer</p><pre>{}</pre>",
+            "<h3 id=\"failure-{id}\"><span class=\"b fail\">{}</span> <code>{id}</code></h3><p>{}</p><dl><dt>Expected</dt><dd>{}</dd><dt>Seen</dt><dd>{}</dd><dt>Requirements</dt><dd>{}</dd></dl>",
             case.level.name(),
-            escaped(&case.id),
             escaped(&case.does),
             escaped(expected),
             escaped(seen),
             basis(case),
-            escaped(request),
-            escaped(answer)
+            id = escaped(&case.id)
         );
+        // A case that looks at the description of the target, or counts, has none.
+        if !request.is_empty() {
+            let _ = write!(
+                html,
+                "<p class=\"muted\">Request</p><pre>{}</pre><p class=\"muted\">Answer</p><pre>{}</pre>",
+                escaped(request),
+                escaped(answer)
+            );
+        }
     }
     html
 }
@@ -122,7 +144,7 @@ fn all_cases(report: &RunReport) -> String {
             let end = if section.is_some() { "</table>" } else { "" };
             let _ = write!(
                 html,
-                "{end}<h2 id=\"{}\">{}</h2><table><tr><th>Result</th><th>Level</th><th>Case</th><th>Seen</th></tr>",
+                "{end}<h2 id=\"{}\">{}</h2><table><tr class=\"head\"><th>Result</th><th>Level</th><th>Case</th><th>Seen</th></tr>",
                 case.section.name(),
                 case.section.title()
             );
@@ -134,8 +156,8 @@ fn all_cases(report: &RunReport) -> String {
         };
         let _ = writeln!(
             html,
-            "<tr class=\"case\"><td>{}</td><td>{}</td><td><code>{}</code><br>{}<br><span class=\"muted\">expects {} ({})</span></td><td>{}</td></tr>",
-            badge(&case.outcome),
+            "<tr class=\"case\"><td class=\"s\">{}</td><td class=\"s\">{}</td><td><code>{}</code><br>{}<br><span class=\"muted\">expects {} ({})</span></td><td>{}</td></tr>",
+            badge(case),
             case.level.name(),
             escaped(&case.id),
             escaped(&case.does),
@@ -232,9 +254,9 @@ fn plot(samples: &[Sample]) -> String {
         }
         let _ = write!(
             svg,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#1c2430\">n={} median {:.1} ms, p99 {:.1} ms</text>",
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" fill=\"#1c2430\" stroke=\"#fff\" stroke-width=\"4\" paint-order=\"stroke\">n={} median {:.1} ms, p99 {:.1} ms</text>",
             WIDTH - 2.0,
-            y - 14,
+            y + 4,
             values.len(),
             percentile(&values, 50),
             percentile(&values, 99)
@@ -248,6 +270,15 @@ fn plot(samples: &[Sample]) -> String {
 pub fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied().unwrap_or(0.0)
+}
+
+/// Flags do not break where a line ends: a hyphen at its end is taken for one.
+fn with_whole_flags(text: &str) -> String {
+    let words = text.split(' ').map(|word| {
+        let text = escaped(word);
+        if word.starts_with("--") { format!("<span class=\"w\">{text}</span>") } else { text }
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn escaped(text: &str) -> String {

@@ -8,7 +8,7 @@ use crate::report::head;
 use crate::run::{CaseResult, RunReport};
 
 /// What can come of a case, in the order of [`sections`].
-pub const COLUMNS: [&str; 5] = ["passed", "failed", "noted", "not applicable", "skipped"];
+pub const COLUMNS: [&str; 5] = ["passed", "failed", "noted", "n/a", "skipped"];
 
 /// How often each came, by section.
 #[must_use]
@@ -48,13 +48,16 @@ pub fn summary(report: &RunReport) -> String {
         if let Outcome::Failed { request, answer, expected, seen } = &case.outcome {
             let _ = write!(
                 text,
-                "\n── {} ({}) ──\n{}\nexpected: {expected}\nseen:     {}\nrequest:  {request}\nanswer:   {}\n",
+                "\n── {} ({}) ──\n{}\nexpected: {expected}\nseen:     {}\n",
                 case.id,
                 case.level.name(),
                 case.does,
-                printable(seen),
-                printable(answer)
+                printable(seen)
             );
+            // A case that looks at the description of the target, or counts, has none.
+            if !request.is_empty() {
+                let _ = writeln!(text, "request:  {request}\nanswer:   {}", printable(answer));
+            }
         }
     }
     let _ = write!(text, "\n{:36}", "section");
