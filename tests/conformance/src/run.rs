@@ -1,11 +1,12 @@
 //! Runs cases one after another, and gathers what came of them.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mock_kms::xks::Request;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tokio::time::error::Elapsed;
 use xks_spec::Operation;
 
@@ -13,6 +14,9 @@ use crate::case::{Case, Finding, Level, Outcome, Section, Stop};
 use crate::cases::health::restored;
 use crate::target::{Lack, Target};
 use crate::wire::{Journal, Trace, Wire, body_of};
+
+/// Longest that a run waits for a target that a case has brought down.
+const AWAY: Duration = Duration::from_secs(30);
 
 /// Which cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
@@ -168,8 +172,14 @@ pub async fn run(
     let mut results = Vec::new();
     let began = iso_date(time::OffsetDateTime::now_utc());
     let reported = reported(&target).await;
+    let mut is_up = true;
     for case in cases.into_iter().filter(|case| profile.has(case)) {
-        let result = one(&target, &journal, case).await;
+        let mut result = one(&target, &journal, case).await;
+        if let Outcome::Failed { seen, .. } = &mut result.outcome
+            && is_up
+        {
+            is_up = is_back(&target, seen).await;
+        }
         progress(&result);
         results.push(result);
     }
@@ -192,6 +202,25 @@ pub async fn run(
         cases: results,
         samples: samples.collect(),
     }
+}
+
+/// Whether the target listens, at once or after its owner's supervisor has started it again. What a case has brought down
+/// would fail all that come behind, and hide that it was this one.
+async fn is_back(target: &Target, seen: &mut String) -> bool {
+    let begin = Instant::now();
+    let mut is_first = true;
+    while TcpStream::connect(target.address).await.is_err() {
+        if begin.elapsed() > AWAY {
+            seen.push_str("; and nobody has listened since");
+            return false;
+        }
+        is_first = false;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    if !is_first {
+        seen.push_str(&format!("; and nobody listened for {} ms", begin.elapsed().as_millis()));
+    }
+    true
 }
 
 /// What the target says of itself, in its words cut to a line's length.

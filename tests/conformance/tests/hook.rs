@@ -1,10 +1,11 @@
-//! What the hook has changed it restores, whatever comes of the case.
+//! What the hook has changed it restores, whatever comes of the case; and a target that a case brings down is waited for.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod on_saboteur;
 
 use std::fs;
-use std::sync::Arc;
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
@@ -115,4 +116,34 @@ async fn a_hook_that_cannot_restore_is_a_failure() {
     assert!(matches!(result.outcome, Outcome::Failed { .. }), "{seen}");
     assert!(seen.contains("the target could not be restored") && seen.contains("out of order"), "{seen}");
     assert!(target.is_changed());
+}
+
+/// A supervisor starts it again; until then the next case would fail for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_a_case_brings_down_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (saboteur, target) = start(&folder, ":").await;
+    let (running, address) = (Arc::new(Mutex::new(Some(saboteur))), target.address);
+    let fatal = case(move |_| {
+        drop(running.lock().unwrap().take());
+        async move {
+            while TcpStream::connect(address).is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(300));
+                TcpListener::bind(address).unwrap().incoming().for_each(drop);
+            });
+            fail("an answer", "none")
+        }
+    });
+    let next = case(move |_| async move {
+        TcpStream::connect(address)
+            .map(|_| String::new())
+            .or_else(|fault| fail("a target", fault.to_string()))
+    });
+    let results = run(target, Profile::Full, vec![fatal, next], |_| ()).await.cases;
+    let seen = format!("{:?}", results[0].outcome);
+    assert!(seen.contains("none; and nobody listened for "), "{seen}");
+    assert!(matches!(results[1].outcome, Outcome::Passed { .. }), "{:?}", results[1]);
 }
