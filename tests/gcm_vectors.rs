@@ -93,6 +93,7 @@ fn start_token() -> Token {
         name: "vectors".into(),
         module: SoftHsm::module(),
         isolation: Isolation::None,
+        helper_memory_bytes: u64::MAX,
         environment: std::collections::BTreeMap::new(),
         selector: TokenSelector::Label(LABEL.into()),
         user_type: UserType::User,

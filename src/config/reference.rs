@@ -139,6 +139,7 @@ pub const SETTINGS: &[Setting] = &[
     row("tokens[].sessions", Number(1, 1024), "4", Never, "Sessions that work at once, each on a thread of its own."),
     row("tokens[].queue_depth", Number(1, 65_536), "256", Never, "Jobs that wait for a session; more get ThrottlingException."),
     row("tokens[].isolation", Word(&["none", "process"]), "none", Never, "Whether the module runs in a helper process."),
+    row("tokens[].helper_memory_mib", Number(64, 1_048_576), "1024", Never, "Memory in RAM beyond which the helper process is replaced by another."),
     row("tokens[].profile", Word(&["softhsm", "kryoptic", "cloudhsm", "luna", "nshield", "generic"]), "by the manufacturer that the token states", Never, "What kind of token it is."),
     row("tokens[].iv_source", Word(&["os", "token", "written-back", "appended"]), "as the profile says", Never, "Where initialization vectors come from."),
     row("tokens[].health_key_label", Text("label"), "xks-health", Never, "AES-256 key that the token proves itself with; no store can reach it."),

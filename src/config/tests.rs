@@ -183,6 +183,7 @@ fn every_fault_is_reported_with_its_place() {
             "isolation = \"thread\"",
             "tokens[0].isolation: must be one of \"none\", \"process\"",
         ),
+        ("# helper_memory_mib = 1024", "helper_memory_mib = 63", "tokens[0].helper_memory_mib: must be"),
         (
             "# iv_source = \"os\"",
             "iv_source = \"dice\"",

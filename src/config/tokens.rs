@@ -58,6 +58,8 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
     let isolation = read_optional(table, "isolation", |value| {
         value.one_of(&[("none", Isolation::None), ("process", Isolation::Process)])
     });
+    let helper_memory_mib =
+        table.take("helper_memory_mib").map_or(Some(1024), |value| value.integer(64..=1 << 20));
     let profile = read_optional(table, "profile", |value| {
         let words: Vec<_> = Profile::all().iter().map(|profile| (profile.name, profile)).collect();
         value.one_of(&words)
@@ -73,6 +75,7 @@ fn read_one(table: &mut Table<'_>, folder: &Path) -> Option<TokenSettings> {
         name: Arc::from(name?),
         module: module?,
         isolation: isolation?.unwrap_or_default(),
+        helper_memory_bytes: helper_memory_mib? << 20,
         environment,
         selector: selector?,
         user_type: user_type?,

@@ -55,6 +55,8 @@ pub struct TokenSettings {
     pub module: PathBuf,
     /// Where it runs.
     pub isolation: Isolation,
+    /// Memory in RAM beyond which the helper process is replaced.
+    pub helper_memory_bytes: u64,
     /// Variables that the module wants in the process's environment.
     pub environment: BTreeMap<String, String>,
     /// Which of the module's tokens.
@@ -100,6 +102,7 @@ impl TokenSettings {
             name,
             module,
             isolation,
+            helper_memory_bytes,
             environment,
             selector,
             user_type,
@@ -127,6 +130,7 @@ impl TokenSettings {
             && (probe_max_age, attributes_max_age) == (&other.probe_max_age, &other.attributes_max_age)
             && (reindex_interval, stall_after) == (&other.reindex_interval, &other.stall_after)
             && *miss_memory == other.miss_memory
-            && (isolation, state_dir) == (&other.isolation, &other.state_dir)
+            && (isolation, helper_memory_bytes) == (&other.isolation, &other.helper_memory_bytes)
+            && *state_dir == other.state_dir
     }
 }

@@ -126,11 +126,20 @@ impl Crew {
             "a call does not return"
         } else if self.shared.probe.hangs_for(settings.probe_interval * KEEPER_PATIENCE) {
             "the health probe does not return"
+        } else if self.has_too_much_memory(helper) {
+            self.shared.metrics.helper_memory_kills.inc();
+            "it has more memory than helper_memory_mib"
         } else {
             return;
         };
         tracing::error!(token = %settings.name, reason, "the helper process of the token is killed");
         self.shared.end_helper();
+    }
+
+    fn has_too_much_memory(&self, helper: &HelperPlace) -> bool {
+        let Some(bytes) = helper.resident_bytes() else { return false };
+        self.shared.metrics.helper_memory.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        bytes > self.shared.settings.helper_memory_bytes
     }
 
     fn watch(self: &Arc<Self>, stop: &flume::Receiver<()>) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 
 pub use declaration::{Label, Row, Values};
+pub(crate) use process::resident_bytes;
 pub use table::{Metrics, TABLE};
 
 /// The release.
@@ -88,6 +89,10 @@ pub struct TokenMetrics {
     pub threads_replaced: IntCounter,
     /// Helper processes that were started anew.
     pub helper_restarts: IntCounter,
+    /// Memory of the helper process.
+    pub helper_memory: IntGauge,
+    /// Helper processes that had too much memory.
+    pub helper_memory_kills: IntCounter,
     /// 1 where the token is asked no more.
     pub breaker_open: IntGauge,
     asked_second: IntCounterVec,
@@ -114,6 +119,8 @@ impl TokenMetrics {
             sessions_stalled: metrics.token_sessions_stalled.with_label_values(&[token]),
             threads_replaced: metrics.token_threads_replaced.with_label_values(&[token]),
             helper_restarts: metrics.token_helper_restarts.with_label_values(&[token]),
+            helper_memory: metrics.token_helper_memory.with_label_values(&[token]),
+            helper_memory_kills: metrics.token_helper_memory_kills.with_label_values(&[token]),
             breaker_open: metrics.token_breaker_open.with_label_values(&[token]),
             asked_second: metrics.token_second_attempts.clone(),
             retries: metrics.hsm_retries.clone(),

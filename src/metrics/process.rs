@@ -18,7 +18,7 @@ impl Metrics {
     /// What it uses now; what the system does not say stays as it was.
     pub(super) fn note_process(&self) {
         if let Some(bytes) = resident_bytes() {
-            self.process_memory.set(bytes);
+            self.process_memory.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         if let Some(secs) = cpu_seconds() {
             self.process_cpu.inc_by((secs - self.process_cpu.get()).max(0.0));
@@ -26,10 +26,11 @@ impl Metrics {
     }
 }
 
-fn resident_bytes() -> Option<i64> {
+/// Memory of this process that is in RAM; `None` where the system does not say.
+pub(crate) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    kib.trim().strip_suffix(" kB")?.parse::<i64>().ok()?.checked_mul(1024)
+    kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn cpu_seconds() -> Option<f64> {

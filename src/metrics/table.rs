@@ -185,6 +185,10 @@ metrics! {
     token_helper_restarts: IntCounterVec = "xks_token_helper_restarts_total", "processes", [TOKEN], None,
         "Helper processes of the token that were started in place of another.";
     token_breaker_open: IntGaugeVec = "xks_token_breaker_open", "0 or 1", [TOKEN], None,
+    token_helper_memory: IntGaugeVec = "xks_token_helper_memory_bytes", "bytes", [TOKEN], None,
+        "Memory of the token's helper process that is in RAM, as it said last.";
+    token_helper_memory_kills: IntCounterVec = "xks_token_helper_memory_kills_total", "processes", [TOKEN], None,
+        "Helper processes of the token that were killed since they had more memory than `helper_memory_mib`.";
         "1 where the token is asked no more until a probe succeeds.";
     token_second_attempts: IntCounterVec = "xks_token_second_attempts_total", "requests", [TOKEN, ASKED_SECOND], None,
         "Requests given to the token after another one: that had failed (`failed`), that hung (`hung`), or that was only \

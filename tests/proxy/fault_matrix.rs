@@ -30,11 +30,9 @@ fn rules(row: &Row) -> String {
         When::Connecting => " (at a new connection)",
         When::LoggingIn => " (at a new login)",
     };
-    let setting = if row.setting.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", row.setting.replace('\n', ", "))
-    };
+    let isolation = row.is_isolated.then_some("isolation = \"process\"");
+    let settings: Vec<_> = isolation.into_iter().chain(row.setting.lines()).collect();
+    let setting = if settings.is_empty() { String::new() } else { format!(" ({})", settings.join(", ")) };
     let rules: Vec<_> = row.rules.iter().map(|rule| format!("`{rule}`")).collect();
     format!("{}{when}{setting}", rules.join(", "))
 }
@@ -66,9 +64,23 @@ fn the_documentation_shows_the_matrix() {
 
 #[test]
 fn every_fault_is_told_truly_and_in_time_and_nothing_wrong_leaves() {
+    run_all(all_rows());
+}
+
+/// The rows that end otherwise with the modules in helper processes, and all of them with XKS_LONG_TESTS (`.ci/full`).
+#[test]
+fn with_modules_in_helper_processes_all_is_told_truly_too() {
+    let is_long = std::env::var_os("XKS_LONG_TESTS").is_some();
+    let all = all_rows().into_iter().filter(|row| !row.is_isolated);
+    let (now, later): (Vec<_>, Vec<_>) = all.partition(|row| is_long || row.is_about_isolation());
+    println!("{} rows are run; {} more are with XKS_LONG_TESTS", now.len(), later.len());
+    run_all(now.iter().map(Row::isolated).collect());
+}
+
+fn run_all(rows: Vec<Row>) {
     let pattern = std::env::var("XKS_FAULT_ROWS").unwrap_or_default();
     let mut waiting = Vec::new();
-    for row in all_rows().into_iter().rev().filter(|row| rules(row).contains(&pattern)) {
+    for row in rows.into_iter().rev().filter(|row| rules(row).contains(&pattern)) {
         waiting.push((row.clone(), Tokens::Two));
         waiting.push((row, Tokens::One));
     }

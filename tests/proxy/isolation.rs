@@ -30,12 +30,16 @@ fn impatient() -> Setup {
 
 /// Two tokens with the same keys, each in a helper of its own, which has the variables of its own token alone.
 async fn start_two() -> Rig {
+    start_two_with("").await
+}
+
+async fn start_two_with(line: &str) -> Rig {
     let (faults, token) = (Faults::new(), fleet::same_keys());
     let setup = faults.between(fleet::setup());
     let of_token = token.environment().map(|(name, path)| (name.to_owned(), path.display().to_string()));
     let variables = of_token.into_iter().chain(setup.environment.clone());
     let variables: Vec<_> = variables.map(|(name, value)| format!("{name} = {value:?}")).collect();
-    let isolated = "sessions = 2\nisolation = \"process\"";
+    let isolated = &format!("sessions = 2\nisolation = \"process\"\n{line}");
     let environment = format!("environment = {{ {} }}\n", variables.join(", "));
     let setup = Setup {
         token: setup.token.replace("sessions = 2", isolated),
@@ -173,6 +177,33 @@ async fn no_request_fails_while_a_module_hangs_or_aborts() {
     }
     traffic.assert_no_failure().await;
     wait_until_both_serve(&rig).await;
+}
+
+/// What a module leaks goes with its helper, long before the machine has no memory left.
+#[tokio::test]
+async fn no_request_fails_while_a_module_leaks() {
+    let rig = start_two_with("helper_memory_mib = 128").await;
+    let traffic = Traffic::start(&rig, 4).await;
+    for (name, of) in [(LABEL, "softhsm"), (SECOND, "second")] {
+        let before = helper(&rig.proxy, of);
+        rig.faults.set(&format!("C_Encrypt leak_kib=1024 token={name} label=demo"));
+        wait_until_gone(before).await;
+        rig.faults.clear();
+        wait_for_fleet(&rig, ["ACTIVE", "ACTIVE"]).await;
+        let kills = format!("xks_token_helper_memory_kills_total{{token=\"{of}\"}}");
+        assert!(rig.proxy.metric(&kills).await >= 1.0);
+        let told = |line: &serde_json::Value| {
+            line["token"] == of
+                && line["reason"].as_str().is_some_and(|text| text.contains("helper_memory_mib"))
+        };
+        let _ = rig.proxy.wait_for_log(told);
+    }
+    traffic.assert_no_failure().await;
+    wait_until_both_serve(&rig).await;
+    for of in ["softhsm", "second"] {
+        let bytes = rig.proxy.metric(&format!("xks_token_helper_memory_bytes{{token=\"{of}\"}}")).await;
+        assert!(bytes > f64::from(1 << 20) && bytes <= f64::from(128 << 20), "{bytes}");
+    }
 }
 
 #[tokio::test]

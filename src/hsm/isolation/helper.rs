@@ -36,6 +36,10 @@ const KEPT_VARIABLES: [&str; 9] =
     ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"];
 /// How long a process that was killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two questions for its memory.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
+/// How long the answer may take: it is asked for between two looks at the token's threads.
+const MEMORY_PATIENCE: Duration = Duration::from_millis(50);
 
 /// A process that holds a module. Killed when dropped.
 pub(in crate::hsm) struct Helper {
@@ -44,6 +48,8 @@ pub(in crate::hsm) struct Helper {
     control: UnixStream,
     /// For what is about no session.
     line: Mutex<Line>,
+    /// For its memory; `None` once it has not answered.
+    memory: Mutex<Option<MemoryLine>>,
     /// Every line, to close them all.
     lines: Mutex<Vec<Weak<UnixStream>>>,
     /// Always open: a helper is killed where a module would be initialised anew.
@@ -72,8 +78,12 @@ impl Helper {
         let lines = Mutex::default();
         // Whatever fails from here on, the process ends with the control stream.
         let line = Mutex::new(open_line(&control, &lines)?);
+        let memory = open_line(&control, &lines)?;
+        memory.0.set_read_timeout(Some(MEMORY_PATIENCE))?;
+        let started_at = clock::now();
+        let memory = Mutex::new(Some(MemoryLine { line: memory, asked_at: started_at }));
         let process = Mutex::new(process);
-        Ok(Self { process, control, line, lines, gate: Gate::default(), started_at: clock::now() })
+        Ok(Self { process, control, line, memory, lines, gate: Gate::default(), started_at })
     }
 
     /// Has the module loaded and initialised.
@@ -90,6 +100,19 @@ impl Helper {
         lock(&self.process).try_wait().ok().flatten()
     }
 
+    /// How much of its memory is in RAM, where it is time to ask: `None` in between, and for one that does not say.
+    pub(super) fn resident_bytes(&self) -> Option<u64> {
+        let mut place = lock(&self.memory);
+        let memory = place.as_mut().filter(|memory| memory.asked_at.elapsed() >= MEMORY_INTERVAL)?;
+        memory.asked_at = clock::now();
+        let answer: Result<Option<u64>, _> = ask(&memory.line, &Request::Memory);
+        if answer.is_err() {
+            // What comes later would be taken for the answer to the next question. One that hangs is noticed elsewhere.
+            *place = None;
+        }
+        answer.ok().flatten()
+    }
+
     /// Ends the process whatever it is doing. Every call that is in it returns at once, as failed.
     pub(super) fn kill(&self) {
         let _ = lock(&self.process).kill();
@@ -103,6 +126,12 @@ impl Helper {
     fn ask<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, RvError> {
         ask(&lock(&self.line), request)
     }
+}
+
+/// A line that is asked for one thing only, whatever the others do.
+struct MemoryLine {
+    line: Line,
+    asked_at: Instant,
 }
 
 impl Drop for Helper {

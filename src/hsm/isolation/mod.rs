@@ -71,6 +71,12 @@ impl HelperPlace {
         self.place().helper.as_ref().map(|helper| helper.started_at)
     }
 
+    /// How much memory the helper has in RAM, now and then.
+    pub(super) fn resident_bytes(&self) -> Option<u64> {
+        let helper = self.place().helper.clone();
+        helper?.resident_bytes()
+    }
+
     /// How the helper has ended, if it has: told once.
     pub(super) fn ended(&self) -> Option<ExitStatus> {
         let mut place = self.place();

@@ -19,6 +19,7 @@ use super::wire::{Bytes, Code, FailedCall, Line, Request, decode};
 use crate::hsm::module::{ModuleFault, Modules, OwnModule};
 use crate::hsm::session::{Module, Session};
 use crate::hsm::{Sealed, gcm};
+use crate::metrics::resident_bytes;
 use crate::secret::Secret;
 
 /// The module of this process, once it has been loaded.
@@ -85,6 +86,7 @@ fn answer(
 ) -> io::Result<()> {
     match request {
         Request::Load { module } => return line.send(&load(module, loaded)),
+        Request::Memory => return line.send(&resident_bytes()),
         Request::Forget => {
             if let Some(session) = session.take() {
                 session.forget();

@@ -28,6 +28,9 @@ const CHUNK_BYTES: usize = 512;
 pub(super) enum Request<'a> {
     /// `Result<(), ModuleFault>`
     Load { module: &'a str },
+    /// `Option<u64>`: bytes of the helper's memory that are in RAM. The proxy may not see for itself: the helper is closed to
+    /// debuggers, and a service manager may hide such processes.
+    Memory,
     /// `Result<Vec<(u64, TokenInfo)>, Code>`, by slot id
     Tokens,
     /// `Result<TokenInfo, Code>`

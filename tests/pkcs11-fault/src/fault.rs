@@ -25,6 +25,8 @@ pub enum Fault {
     ForwardThenFail(Ckr),
     /// Abort the process (`SIGABRT`) inside the call.
     Abort,
+    /// Leave this many KiB of memory behind, in RAM, then go on.
+    LeakKib(u64),
     /// Refuse the calls that make the token work on data, as a token does that has too much to do.
     Busy(Ckr),
     /// Event: every open session becomes invalid, and with the sessions goes the login.
@@ -95,6 +97,7 @@ fault_kinds! {
     Fail = "fail",
     ForwardThenFail = "forward_then_fail",
     Abort = "abort",
+    LeakKib = "leak_kib",
     Busy = "busy",
     DropSessions = "drop_sessions",
     ForgetLogins = "forget_logins",
@@ -234,6 +237,7 @@ impl Fault {
             Fault::Fail(_) => FaultKind::Fail,
             Fault::ForwardThenFail(_) => FaultKind::ForwardThenFail,
             Fault::Abort => FaultKind::Abort,
+            Fault::LeakKib(_) => FaultKind::LeakKib,
             Fault::Busy(_) => FaultKind::Busy,
             Fault::DropSessions => FaultKind::DropSessions,
             Fault::ForgetLogins => FaultKind::ForgetLogins,
@@ -274,7 +278,8 @@ impl Fault {
             | Fault::Hang(_)
             | Fault::Fail(_)
             | Fault::ForwardThenFail(_)
-            | Fault::Abort => true,
+            | Fault::Abort
+            | Fault::LeakKib(_) => true,
             Fault::Busy(_) => function.is_work(),
             Fault::DropSessions | Fault::ForgetLogins | Fault::InvalidateHandles | Fault::PermuteHandles => {
                 !matches!(function, F::GetFunctionList)
@@ -317,6 +322,7 @@ impl Fault {
             | Fault::Fail(_)
             | Fault::ForwardThenFail(_)
             | Fault::Abort
+            | Fault::LeakKib(_)
             | Fault::Busy(_)
             | Fault::Corrupt(_)
             | Fault::OtherValue

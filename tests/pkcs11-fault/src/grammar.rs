@@ -141,6 +141,7 @@ fn fault_of(word: Word, options: &mut Options) -> Result<Fault, RuleError> {
         FaultKind::Fail => Fault::Fail(parsed(key, value()?)?),
         FaultKind::ForwardThenFail => Fault::ForwardThenFail(parsed(key, value()?)?),
         FaultKind::Abort => bare(Fault::Abort)?,
+        FaultKind::LeakKib => Fault::LeakKib(parsed(key, value()?)?),
         FaultKind::Busy => Fault::Busy(value_or(CKR_FUNCTION_FAILED)?),
         FaultKind::DropSessions => bare(Fault::DropSessions)?,
         FaultKind::ForgetLogins => bare(Fault::ForgetLogins)?,
@@ -261,7 +262,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = self.kind().keyword();
         match self {
-            Fault::DelayMs(value) | Fault::SessionLimit(value) => write!(f, "{key}={value}"),
+            Fault::DelayMs(value) | Fault::LeakKib(value) | Fault::SessionLimit(value) => {
+                write!(f, "{key}={value}")
+            }
             Fault::Hang(value) => write!(f, "{key} {value}"),
             Fault::Fail(value)
             | Fault::ForwardThenFail(value)

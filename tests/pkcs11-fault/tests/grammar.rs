@@ -20,6 +20,7 @@ fn any_fault() -> impl Strategy<Value = Fault> {
 fn fault_of_kind(kind: FaultKind) -> BoxedStrategy<Fault> {
     match kind {
         FaultKind::DelayMs => any::<u64>().prop_map(Fault::DelayMs).boxed(),
+        FaultKind::LeakKib => any::<u64>().prop_map(Fault::LeakKib).boxed(),
         FaultKind::Hang => select(Hang::ALL).prop_map(Fault::Hang).boxed(),
         FaultKind::Fail => any_ckr().prop_map(Fault::Fail).boxed(),
         FaultKind::ForwardThenFail => any_ckr().prop_map(Fault::ForwardThenFail).boxed(),

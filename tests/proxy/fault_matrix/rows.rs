@@ -16,6 +16,7 @@ const FORGED: Told = &["InvalidCiphertext"];
 /// A fault that strikes once may strike a request, which is tried again where that is safe, or something else.
 const OK_OR_INTERNAL: Told = &["ok", "Internal"];
 const FORGED_OR_INTERNAL: Told = &["InvalidCiphertext", "Internal"];
+const TIMEOUT_OR_INTERNAL: Told = &["DependencyTimeout", "Internal"];
 /// The process ends: nothing is answered, and its supervisor starts it anew.
 const NONE: Told = &["no answer"];
 
@@ -81,6 +82,8 @@ pub(super) struct Row {
     pub(super) is_of_module: bool,
     /// Only a new process serves again.
     pub(super) needs_restart: bool,
+    /// The modules run in helper processes.
+    pub(super) is_isolated: bool,
 }
 
 /// A row that nobody notices.
@@ -94,10 +97,44 @@ fn row(rules: &[&str]) -> Row {
         two: unnoticed,
         is_of_module: false,
         needs_restart: false,
+        is_isolated: false,
     }
 }
 
 impl Row {
+    fn has(&self, fault: &str) -> bool {
+        self.rules.iter().any(|rule| rule.contains(fault))
+    }
+
+    /// The same with the modules in helper processes, each of which meets the rules anew.
+    pub(super) fn isolated(&self) -> Self {
+        let mut row = Self { is_isolated: true, ..self.clone() };
+        if row.has(" abort") {
+            // Each helper ends with the first request that it gets, and the proxy serves on.
+            row.is_of_module = false;
+            row.needs_restart = false;
+            row = row.uses(INTERNAL).metadata(OK_OR_INTERNAL);
+            row.two = self::row(&[]).two;
+        } else if row.has("permute_handles") {
+            // The token seems to be away to each helper again.
+            row = row.uses(INTERNAL).metadata(INTERNAL);
+        }
+        if row.one.contains(&TIMEOUT) {
+            // The helper is killed before the deadline, or else the request waits for it.
+            row.needs_restart = false;
+            row.one[1..].iter_mut().for_each(|told| *told = or_internal(told));
+        }
+        row
+    }
+
+    /// Whether it ends otherwise with the modules in helper processes.
+    pub(super) fn is_about_isolation(&self) -> bool {
+        let isolated = self.isolated();
+        (isolated.one, isolated.two) != (self.one, self.two)
+            || self.has("need_reinit")
+            || self.has("leak_kib")
+    }
+
     fn when(self, when: When) -> Self {
         Self { when, ..self }
     }
@@ -144,6 +181,15 @@ impl Row {
     }
 }
 
+fn or_internal(told: Told) -> Told {
+    match told {
+        ["ok"] => OK_OR_INTERNAL,
+        ["DependencyTimeout"] => TIMEOUT_OR_INTERNAL,
+        ["InvalidCiphertext"] => FORGED_OR_INTERNAL,
+        other => other,
+    }
+}
+
 fn inits(fault: &str) -> [String; 2] {
     [format!("C_EncryptInit {fault}"), format!("C_DecryptInit {fault}")]
 }
@@ -183,6 +229,10 @@ pub(super) fn rows(kind: FaultKind) -> Vec<Row> {
         }
         FaultKind::Abort => {
             vec![Row { needs_restart: true, ..pair(&works("abort label=demo")).uses(NONE) }.of_module()]
+        }
+        FaultKind::LeakKib => {
+            let replaced = pair(&works("leak_kib=32768 label=demo")).setting("helper_memory_mib = 64");
+            vec![pair(&works("leak_kib=64 label=demo")), Row { is_isolated: true, ..replaced.once() }]
         }
         FaultKind::Busy => {
             vec![row(&["* busy"]).uses(INTERNAL), row(&["* busy=CKR_DEVICE_MEMORY"]).uses(INTERNAL)]

@@ -1,13 +1,14 @@
 //! One row of the matrix: a proxy of its own, each request under the fault, and the way back.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use xks_harness::proxy::main_store;
 use xks_harness::request::{bytes_of, decrypt_body, encrypt_body};
 use xks_harness::token::{LABEL, PIN, SO_PIN};
-use xks_harness::{Answer, Connection, Faults, Http, Setup, SoftHsm, XksRequest};
+use xks_harness::{Answer, Connection, Faults, Http, Proxy, Setup, SoftHsm, XksRequest};
 
 use super::rows::{Request, Row, Told, When};
 use crate::tokens::aes_gcm::{KEY, hex, open};
@@ -76,26 +77,35 @@ async fn start(row: &Row, tokens: Tokens) -> (Rig, Value) {
             token.tool(&["generate", "--token", name, "--label", other]);
         }
     }
+    let isolation = if row.is_isolated { "isolation = \"process\"" } else { "" };
     let lines = format!(
-        "sessions = 2\n{}\nintervals = {{ health_probe_ms = 200, key_attributes_ms = {} }}",
+        "sessions = 2\n{isolation}\n{}\nintervals = {{ health_probe_ms = 200, key_attributes_ms = {} }}",
         row.setting,
         ATTRIBUTES_AGE.as_millis()
     );
     let deadline_ms = DEADLINE.as_millis();
-    let mut setup = Setup {
+    let faults = Faults::new();
+    let mut setup = faults.between(Setup {
         token: lines.clone(),
         keys: "[[stores.keys]]\nexternal_key_id = \"demo\"\nlabel = \"demo\"\n".to_owned(),
         timeouts: format!("answer_ms = {deadline_ms}\nfirst_answer_ms = {deadline_ms}"),
         ..Setup::default()
-    };
+    });
     if tokens == Tokens::Two {
         setup.tokens = r#"["softhsm", "second"]"#.to_owned();
+        // A helper has the variables of its own token alone.
+        let of_token = token.environment().map(|(name, path)| (name.to_owned(), path.display().to_string()));
+        let variables = of_token.into_iter().chain(setup.environment.clone());
+        let variables: Vec<_> = variables.map(|(name, value)| format!("{name} = {value:?}")).collect();
         setup.more = format!(
-            "[[tokens]]\nname = \"second\"\nmodule = {:?}\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\n{lines}\n",
-            Faults::module().display().to_string()
+            "[[tokens]]\nname = \"second\"\nmodule = {:?}\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\n\
+             environment = {{ {} }}\n{lines}\n",
+            Faults::module().display().to_string(),
+            variables.join(", ")
         );
     }
-    let rig = Rig::start_with_faults(setup, token, "");
+    let proxy = Proxy::start_without_waiting(&setup, Arc::new(token));
+    let rig = Rig { faults, proxy };
     rig.proxy.wait_until_ready().await;
     let sealed = rig.wait_until_it_encrypts().await;
     (rig, sealed)

@@ -55,8 +55,9 @@ fn rules(kind: FaultKind, row: Row) -> Vec<(String, Verdict)> {
         FaultKind::ForwardThenFail => {
             gcm_calls.map(|call| (format!("{call} forward_then_fail=CKR_GENERAL_ERROR"), Refuses)).into()
         }
-        // Nothing leaves a process that has ended.
-        FaultKind::Abort => Vec::new(),
+        // Of a helper: the proxy's own process would end.
+        FaultKind::Abort => one("C_Encrypt abort", Refuses),
+        FaultKind::LeakKib => one("C_Encrypt leak_kib=1", Serves),
         FaultKind::Busy => one("* busy", Refuses),
         FaultKind::DropSessions => one("C_Encrypt drop_sessions", Serves),
         FaultKind::ForgetLogins => one("C_Encrypt forget_logins", Serves),
@@ -130,8 +131,11 @@ fn token() -> SoftHsm {
 impl Cell {
     /// What is wrong, nothing if all is as it must be.
     async fn examine(&self, token: SoftHsm) -> Result<Verdict, String> {
-        let settings =
-            format!("sessions = 1\n{}\nintervals = {{ health_probe_ms = 100 }}", self.row.settings);
+        let isolation = if self.rule.ends_with(" abort") { "isolation = \"process\"" } else { "" };
+        let settings = format!(
+            "sessions = 1\n{}\n{isolation}\nintervals = {{ health_probe_ms = 100 }}",
+            self.row.settings
+        );
         let rig = Rig::start_with_faults(Setup { token: settings, ..Setup::default() }, token, &self.rule);
         let mut client = rig.client().await;
         let mut ivs = HashSet::new();

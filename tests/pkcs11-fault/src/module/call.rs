@@ -87,6 +87,16 @@ pub(super) struct Call {
     label: OnceCell<Option<String>>,
 }
 
+/// Leaves memory behind that is in RAM: every byte of it has been written.
+fn leak(kib: u64) {
+    let bytes = usize::try_from(kib.saturating_mul(1024)).unwrap_or(usize::MAX);
+    let mut memory = Vec::new();
+    if memory.try_reserve_exact(bytes).is_ok() {
+        memory.resize(bytes, 0xa5_u8);
+    }
+    std::hint::black_box(memory.leak());
+}
+
 /// Takes a call through its course. `forward` makes the real call, and may look at the rules on its own.
 pub(super) fn run(function: Function, subject: Subject, forward: impl FnOnce(&Call) -> CK_RV) -> CK_RV {
     let course = || {
@@ -155,6 +165,7 @@ impl Call {
                     return self.refuse(answer);
                 }
                 Fault::Abort if self.struck_by(live) => std::process::abort(),
+                Fault::LeakKib(kib) if self.struck_by(live) => leak(kib),
                 Fault::DropSessions => events::drop_sessions(self, live),
                 Fault::ForgetLogins => events::forget_logins(self, live),
                 Fault::InvalidateHandles => events::invalidate_handles(self, live),
@@ -181,6 +192,7 @@ impl Call {
                 | Fault::Fail(_)
                 | Fault::Busy(_)
                 | Fault::Abort
+                | Fault::LeakKib(_)
                 | Fault::NeedReinit(_)
                 | Fault::RemoveToken(_)
                 | Fault::HideMechanism(_)

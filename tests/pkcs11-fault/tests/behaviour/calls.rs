@@ -46,6 +46,19 @@ staged! {
         assert_eq!(stage.fired(&rule), 1);
     }
 
+    fn memory_is_left_behind(stage) {
+        let token = stage.token();
+        let session = token.log_in();
+        let key = make_key(&session, "key");
+        let rule = Rule::new(Fault::LeakKib(8 * 1024)).on(Function::Encrypt);
+        stage.rule(&rule);
+        let before = resident_kib();
+        assert_works(&session, key);
+        let leaked = 8 * 1024 * stage.fired(&rule);
+        let after = resident_kib();
+        assert!(leaked > 0 && after >= before + leaked * 9 / 10, "{before} and {leaked}: {after}");
+    }
+
     fn a_call_hangs_forever(stage) {
         let token = stage.token();
         let (stuck, free) = (token.log_in(), token.open());
@@ -256,6 +269,12 @@ fn return_to_idle(session: &cryptoki::session::Session, function: Function) {
         Function::EncryptInit => drop(session.encrypt_final()),
         _ => drop(session.decrypt_final()),
     }
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 #[test]
