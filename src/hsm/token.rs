@@ -227,6 +227,21 @@ impl Token {
         found
     }
 
+    /// Whatever is known of a key is no longer believed: it is searched when it is next asked for.
+    pub(super) fn doubt(&self, locator: &KeyLocator) {
+        let connection = self.shared.connection.load();
+        let found =
+            connection.as_ref().and_then(|connection| self.shared.keys.find(locator, connection.epoch));
+        if let Some(Ok(entry)) = found {
+            self.shared.keys.forget(&entry);
+        }
+    }
+
+    /// Has all keys listed anew, soon.
+    pub(super) fn reindex(&self) {
+        let _ = self.shared.messages.try_send(Message::Reindex);
+    }
+
     /// Runs `work` on the key that answers to `locator`. A handle that the token no longer knows is looked up anew and
     /// the work done once more: the key may have been made anew.
     pub(super) async fn with_key<T: Send + 'static>(
@@ -253,7 +268,7 @@ impl Token {
                 Err(HsmError::KeyNotFound) if !is_last => {
                     self.shared.keys.forget(&entry);
                     // Where one handle means nothing any more, others may not either.
-                    let _ = self.shared.messages.try_send(Message::Reindex);
+                    self.reindex();
                 }
                 // The key is there, as a look has just shown: the token is at fault.
                 Err(HsmError::KeyNotFound) => {

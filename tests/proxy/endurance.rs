@@ -46,8 +46,7 @@ fn import(token: &SoftHsm, name: &str, value: &[u8]) {
 }
 
 fn setup(store: &str) -> Setup {
-    // A key that was found to be another is looked for again when all keys are.
-    let lines = "sessions = 2\nintervals = { health_probe_ms = 500, reindex_secs = 1 }";
+    let lines = "sessions = 2\nintervals = { health_probe_ms = 500 }";
     Setup {
         tokens: r#"["softhsm", "second"]"#.to_owned(),
         token: lines.to_owned(),

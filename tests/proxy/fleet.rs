@@ -281,6 +281,47 @@ async fn a_key_that_one_token_lacks_is_that_tokens_fault() {
     client.encrypt("demo-2").await.ok();
 }
 
+/// Whoever repairs a token need not wait until all its keys are listed anew, which is five minutes here.
+#[tokio::test]
+async fn a_key_that_was_restored_on_a_token_serves_there_again() {
+    let both = [("demo", ONE_VALUE), ("demo-2", OTHER_VALUE)];
+    let rig = start(tokens(&both, &both[..1])).await;
+    let out = |reason: &str, count: u8| {
+        format!("xks_token_keys_out{{reason=\"{reason}\",token=\"second\"}} {count}\n")
+    };
+    let token = |arguments: &[&str]| {
+        rig.proxy.token.tool(&[arguments, &["--token", SECOND]].concat());
+    };
+    wait_for_fleet(&rig, ["ACTIVE", "DEGRADED"]).await;
+    rig.proxy.wait_for("/metrics", |_, text| text.contains(&out("missing", 1))).await;
+    token(&["import", "--label", "demo-2", "--value", OTHER_VALUE]);
+    wait_until_both_serve(&rig).await;
+    rig.proxy.wait_for("/metrics", |_, text| text.contains(&out("missing", 0))).await;
+    // Another key in its place, until somebody notices.
+    token(&["destroy", "--label", "demo"]);
+    token(&["import", "--label", "demo", "--value", OTHER_VALUE]);
+    let mut client = rig.client().await;
+    let until = Instant::now() + RECOVERY;
+    while !rig.proxy.admin("/metrics").await.1.contains(&out("differs", 1)) {
+        client.encrypt("demo").await.ok();
+        assert!(Instant::now() < until, "{}", rig.last_lines());
+    }
+    // Looked at again meanwhile, it stays out.
+    let looked_at = rig.proxy.metric("xks_key_searches_total{outcome=\"found\",token=\"second\"}").await;
+    let searched = |text: &str| {
+        let line = text.lines().find_map(|line| {
+            line.strip_prefix("xks_key_searches_total{outcome=\"found\",token=\"second\"} ")
+        });
+        line.is_some_and(|count| count.parse::<f64>().unwrap() > looked_at)
+    };
+    rig.proxy.wait_for("/metrics", |_, text| searched(text)).await;
+    assert!(rig.proxy.admin("/metrics").await.1.contains(&out("differs", 1)));
+    token(&["destroy", "--label", "demo"]);
+    token(&["import", "--label", "demo", "--value", ONE_VALUE]);
+    wait_until_both_serve(&rig).await;
+    rig.proxy.wait_for("/metrics", |_, text| text.contains(&out("differs", 0))).await;
+}
+
 #[tokio::test]
 async fn a_key_that_no_token_has_is_not_found() {
     let rig = start(tokens(&[], &[])).await;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
@@ -19,6 +19,12 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_WATCH_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a proof may take that no request waits for.
 const PROOF_PATIENCE: Duration = Duration::from_secs(5);
+/// First pause before keys that a token lacks, or has as others, are looked for again: the operator may have restored them.
+const FIRST_LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Longest such pause.
+const MAX_LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// So many of them are looked for at once. Where one has come back the token's keys are all listed anew.
+const LOOKED_FOR_AT_ONCE: usize = 16;
 
 /// Asked twice, since a fault on the way looks like another key and has worse consequences.
 async fn is_surely_of(
@@ -47,6 +53,36 @@ impl KeyFault {
             Self::Differs => "differs",
             Self::OfAnotherStore => "of_another_store",
         }
+    }
+}
+
+/// When keys of a token that are at fault are looked for again.
+struct LookAgain {
+    faults: usize,
+    pause: Duration,
+    since: Instant,
+    turn: usize,
+}
+
+impl Default for LookAgain {
+    fn default() -> Self {
+        Self { faults: 0, pause: FIRST_LOOK_AGAIN, since: clock::now(), turn: 0 }
+    }
+}
+
+impl LookAgain {
+    /// Which turn it is where it is time for one: pauses double as long as as many keys are at fault.
+    fn is_due(&mut self, faults: usize) -> Option<usize> {
+        if self.faults != faults {
+            *self = Self { faults, turn: self.turn, ..Self::default() };
+        }
+        if faults == 0 || self.since.elapsed() < self.pause {
+            return None;
+        }
+        self.pause = (2 * self.pause).min(MAX_LOOK_AGAIN);
+        self.since = clock::now();
+        self.turn = self.turn.wrapping_add(1);
+        Some(self.turn)
     }
 }
 
@@ -214,11 +250,60 @@ impl Fleet {
     /// Proves the keys of the store on every member ahead of their use, after every login anew. Ends never.
     pub async fn watch(self: Arc<Self>) {
         // Nothing to do while the indexes are those that all was proven with. What one token lacks depends on the others.
+    /// Looks again for keys that a member lacks or has as others.
+    async fn look_again(&self, member: usize, turn: usize) {
+        let token = &self.members[member];
+        let mut faulty = self.faulty(member);
+        let count = faulty.len();
+        faulty.rotate_left((turn * LOOKED_FOR_AT_ONCE) % count.max(1));
+        let mut has_one_back = false;
+        for key in faulty.iter().take(LOOKED_FOR_AT_ONCE) {
+            token.doubt(&key.locator);
+            let known = lock(&self.faults).get(&(member, key.locator.clone())).copied();
+            match self.prove(member, key, Deadline::after(clock::now(), PROOF_PATIENCE)).await {
+                Ok(()) => {
+                    self.forget_fault(member, key);
+                    has_one_back = true;
+                }
+                Err(HsmError::KeyNotFound) if known.is_some() => {
+                    self.note_fault(member, key, KeyFault::Missing);
+                }
+                Err(HsmError::DeadlinePassed | HsmError::Stalled | HsmError::Unavailable(_)) => return,
+                Err(_) => {}
+            }
+        }
+        if has_one_back && count > LOOKED_FOR_AT_ONCE {
+            token.reindex();
+        }
+    }
+
+    /// The keys that a member lacks or has as others. What another store uses is the configuration's fault.
+    fn faulty(&self, member: usize) -> Vec<KeyMaterial> {
+        let faults = lock(&self.faults);
+        let of_member =
+            faults.iter().filter(|((of, _), fault)| *of == member && **fault != KeyFault::OfAnotherStore);
+        let mut locators: Vec<_> = of_member.map(|((_, locator), _)| locator.clone()).collect();
+        drop(faults);
+        locators.sort_unstable();
+        let material = |locator: KeyLocator| {
+            let listed = self.listed.iter().find(|key| key.locator == locator).cloned();
+            listed.unwrap_or(KeyMaterial { locator, check_value: None })
+        };
+        locators.into_iter().map(material).collect()
+    }
+
         let mut settled = vec![Vec::new(); self.members.len()];
         loop {
             let mut has_looked = false;
             for (member, settled) in settled.iter_mut().enumerate() {
+        let mut looks: Vec<_> = self.members.iter().map(|_| LookAgain::default()).collect();
                 let generations: Vec<_> =
+            for (member, look) in looks.iter_mut().enumerate() {
+                let faults = lock(&self.faults).keys().filter(|(of, _)| *of == member).count();
+                if let Some(turn) = look.is_due(faults) {
+                    self.look_again(member, turn).await;
+                }
+            }
                     self.members.iter().map(|token| token.indexed_generation()).collect();
                 if generations[member].is_some() && *settled != generations {
                     has_looked = true;
