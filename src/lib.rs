@@ -4,7 +4,7 @@
 //!
 //! | row | module |
 //! |---|---|
-//! | 0 | [`clock`], [`secret`], [`wiping_allocator`] |
+//! | 0 | [`clock`], [`secret`], [`state_folder`], [`wiping_allocator`] |
 //! | 1 | [`metrics`], [`sigv4`], [`policy`] |
 //! | 2 | [`tls`], [`hsm`], [`iv_budget`], [`audit`] |
 //! | 3 | [`keystore`], [`admin`], [`version_records`] |
@@ -32,6 +32,7 @@ pub mod policy;
 pub mod secret;
 pub mod server;
 pub mod sigv4;
+pub mod state_folder;
 pub mod tls;
 pub mod version_records;
 pub mod wiping_allocator;

@@ -20,8 +20,9 @@ use tokio::sync::Notify;
 
 use crate::clock;
 use crate::metrics::Metrics;
+use crate::state_folder::StateFault;
 use ledger::Ledger;
-pub(crate) use ledger::{VersionId, replace_file};
+pub(crate) use ledger::VersionId;
 
 /// Random 12-byte IVs that one key may have.
 pub const IVS_PER_KEY: u64 = 1 << 32;
@@ -51,15 +52,8 @@ pub struct IvBudgetSettings {
 #[derive(Debug, Error)]
 pub enum IvBudgetFault {
     /// A file or folder cannot be used.
-    #[error("{action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    State(#[from] StateFault),
     /// Another process counts here.
     #[error("{} is in use by another process: each proxy needs a state directory of its own", .0.display())]
     InUse(PathBuf),

@@ -1,20 +1,17 @@
 //! The records on disk: a folder with a file for each key version.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::VersionRecordsFault;
 use crate::hsm::{KeyLocator, KnownVersion};
-use crate::iv_budget::{VersionId, replace_file};
+use crate::iv_budget::VersionId;
+use crate::state_folder::StateFolder;
 
 /// The folder in the state directory.
 const FOLDER: &str = "key-versions";
-const EXTENSION: &str = "json";
 /// The format of the files.
 const FORMAT: u32 = 1;
 
@@ -36,33 +33,20 @@ struct Record {
 }
 
 /// Where the records are. The lock of the counts beside it keeps other processes out.
-pub(super) struct Folder(PathBuf);
+pub(super) struct Folder(StateFolder);
 
 impl Folder {
     /// Makes the folder if need be.
     pub(super) fn open(state_dir: &Path) -> Result<Self, VersionRecordsFault> {
-        let folder = state_dir.join(FOLDER);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        made.map_err(|source| fault("cannot make the folder", &folder, source))?;
-        Ok(Self(folder))
+        Ok(Self(StateFolder::open(state_dir, FOLDER)?))
     }
 
     /// Every record.
     pub(super) fn read(&self) -> Result<HashMap<VersionId, KnownVersion>, VersionRecordsFault> {
-        let failed = |source| fault("cannot read the folder", &self.0, source);
-        let mut known = HashMap::new();
-        for entry in fs::read_dir(&self.0).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            // Others are writes that a crash has cut short.
-            if path.extension().is_none_or(|extension| extension != EXTENSION) {
-                continue;
-            }
-            let content = fs::read(&path).map_err(|source| fault("cannot read", &path, source))?;
-            let record = serde_json::from_slice(&content).ok().and_then(parse);
-            let Some((id, version)) = record else { return Err(VersionRecordsFault::Damaged(path)) };
-            known.insert(id, version);
-        }
-        Ok(known)
+        let version = |(path, record): (PathBuf, Option<Record>)| {
+            record.and_then(parse).ok_or(VersionRecordsFault::Damaged(path))
+        };
+        self.0.read()?.into_iter().map(version).collect()
     }
 
     /// Puts a record in the place of the one before.
@@ -80,8 +64,7 @@ impl Folder {
             cka_id,
             check_value: known.check_value.to_string(),
         };
-        let path = self.0.join(id.file_name()).with_extension(EXTENSION);
-        replace_file(&self.0, &path, &record).map_err(|source| fault("cannot write", &path, source))
+        Ok(self.0.replace(&id.file_in(&self.0), &record)?)
     }
 }
 
@@ -103,8 +86,4 @@ fn parse(record: Record) -> Option<(VersionId, KnownVersion)> {
 fn bytes(hex: &str) -> Option<Vec<u8>> {
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     if hex.len().is_multiple_of(2) { hex.as_bytes().chunks(2).map(pair).collect() } else { None }
-}
-
-fn fault(action: &'static str, path: &Path, source: io::Error) -> VersionRecordsFault {
-    VersionRecordsFault::Io { action, path: path.to_owned(), source }
 }

@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use crate::hsm::{CheckValue, KeyLocator, KnownVersion};
 use crate::iv_budget::VersionId;
+use crate::state_folder::StateFault;
 use folder::Folder;
 
 /// How long after a failure the same is written again.
@@ -30,15 +31,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Error)]
 pub enum VersionRecordsFault {
     /// A file or folder cannot be used.
-    #[error("{action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    State(#[from] StateFault),
     /// A record cannot be read. It is not taken for none.
     #[error(
         "{} is no record of a key version: restore it, or remove it to let the number stand for whichever key is \

@@ -4,10 +4,10 @@
 //! try cost 600,000 rounds (OWASP's figure for passwords), under a random salt of the entry's own; the file is its owner's
 //! alone, and what it tells of is a PIN that the token did not take.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::num::NonZeroU32;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,16 +15,15 @@ use aws_lc_rs::{constant_time, pbkdf2};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{LoginId, PinFault};
 use crate::clock;
 use crate::hsm::settings::UserType;
 use crate::secret::Secret;
+use crate::state_folder::{StateFault, StateFolder};
 
 /// The folder in the state directory.
 const FOLDER: &str = "refused-pins";
-const EXTENSION: &str = "json";
 /// Of a file that is not in its place yet.
 const UNFINISHED: &str = "new";
 /// The format of the files.
@@ -160,7 +159,7 @@ mod base64_text {
 
 /// The folder of the records.
 pub(super) struct Folder {
-    path: PathBuf,
+    folder: StateFolder,
     /// Owner and group of the state directory: what root makes is theirs, lest the proxy cannot read it.
     owner: Option<(u32, u32)>,
 }
@@ -171,12 +170,10 @@ pub(super) struct Lock(#[expect(dead_code, reason = "held")] Option<File>);
 impl Folder {
     /// Makes the folder if need be.
     pub(super) fn open(state_dir: &Path) -> Result<Self, PinFault> {
-        let path = state_dir.join(FOLDER);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        made.map_err(|error| fault("cannot make the folder", &path, &error))?;
+        let folder = StateFolder::open(state_dir, FOLDER)?;
         let owner = fs::metadata(state_dir).ok().map(|metadata| (metadata.uid(), metadata.gid()));
-        let folder = Self { path, owner };
-        folder.hand_over(&folder.path);
+        let folder = Self { folder, owner };
+        folder.hand_over(folder.folder.path());
         Ok(folder)
     }
 
@@ -235,7 +232,7 @@ impl Folder {
         let path = self.file(id);
         let put = || -> io::Result<()> {
             fs::rename(path.with_extension(UNFINISHED), &path)?;
-            File::open(&self.path)?.sync_all()
+            File::open(self.folder.path())?.sync_all()
         };
         // A login that hung for long may have lost what it had prepared to the next one.
         if put().is_err() {
@@ -268,16 +265,19 @@ impl Folder {
         }
     }
 
-    /// Paths and serial numbers may hold what no file name may.
     fn file(&self, id: &LoginId) -> PathBuf {
-        let mut hash = Sha256::new();
-        for part in [id.module.as_os_str().as_encoded_bytes(), id.token_serial.as_bytes()] {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        hash.update(user_word(id.user_type));
-        let name: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        self.path.join(name).with_extension(EXTENSION)
+        let user = user_word(id.user_type);
+        self.folder.file(&[
+            id.module.as_os_str().as_encoded_bytes(),
+            id.token_serial.as_bytes(),
+            user.as_bytes(),
+        ])
+    }
+}
+
+impl From<StateFault> for PinFault {
+    fn from(StateFault { action, path, source }: StateFault) -> Self {
+        fault(action, &path, &source)
     }
 }
 
