@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use reload::Surroundings;
 pub use tokens::Tokens;
+pub use versions::unsafe_at_start;
 
 use crate::admin::{self, Readiness};
 use crate::audit::{Audit, AuditFault};
@@ -59,6 +60,9 @@ pub enum AppError {
     /// What is known of key versions cannot be read.
     #[error("{0}")]
     VersionRecords(#[from] VersionRecordsFault),
+    /// Versions would become primary that were not staged.
+    #[error("the key versions of the configuration are not safe to serve:\n  {}", .0.join("\n  "))]
+    UnsafeVersions(Vec<String>),
     /// Requests cannot be recorded.
     #[error("{0}")]
     Audit(#[from] AuditFault),
@@ -101,11 +105,16 @@ pub async fn run(
     let admin_certificates = config.admin.tls.as_ref().map_or(&[][..], |tls| &tls.certificates);
     show_chains(&config.certificates, config.endpoint.as_deref(), admin_certificates, &metrics);
     let iv_budget = Arc::new(IvBudget::open(&config.iv_budget, &metrics)?);
-    let records = Arc::new(VersionRecords::open(config.iv_budget.dir.as_deref())?);
+    let records = Arc::new(VersionRecords::open(config.iv_budget.dir.as_deref(), &metrics)?);
+    let problems = unsafe_at_start(&config.stores, &records);
+    if !problems.is_empty() {
+        return Err(AppError::UnsafeVersions(problems));
+    }
     let audit = config.audit.map(|settings| Audit::open(settings, &metrics)).transpose()?.map(Arc::new);
     tokio::spawn(tend_audit(audit.clone(), rotated));
     let tokens = Arc::new(Tokens::start(config.tokens, &metrics)?);
     let stores = Stores::build(config.stores, &tokens, (&iv_budget, &records), &metrics, None);
+    versions::note_served(&records, &stores);
     let watch = |fleet| tokio::spawn(Fleet::watch(Arc::clone(fleet))).abort_handle();
     let watches = stores.fleets.values().map(watch).collect();
     let readiness = Readiness::new(stores.served(&tokens), audit.clone());

@@ -333,6 +333,7 @@ impl Reloader {
                 tracing::warn!(store = %name, %locator, "no token is known to hold this key: it is not resolved");
             }
         }
+        versions::note_served(&self.records, &next);
         self.current = next;
     }
 

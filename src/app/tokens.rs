@@ -200,9 +200,9 @@ impl KeyMemory for StoreMemory {
         self.records.known(&self.store, id.as_str(), number)
     }
 
-    fn note(&self, locator: &KeyLocator, check_value: &CheckValue) {
+    fn note(&self, locator: &KeyLocator, check_value: &CheckValue, token: &str) {
         if let Some((id, number)) = self.version(locator) {
-            self.records.note(&self.store, id.as_str(), number, locator, check_value);
+            self.records.note(&self.store, (id.as_str(), number), locator, check_value, token);
         }
     }
 }

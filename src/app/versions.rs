@@ -1,5 +1,8 @@
 //! Versions that a new configuration may not make of the keys in use: a primary that was not staged before on every token, and a
 //! number that stood for another key.
+//!
+//! A reload asks the tokens. A start cannot, for they may be away: it goes by what was served and found before, as the state
+//! directory remembers it. That a number stands for another key, the token's own proof finds then.
 
 use std::time::Duration;
 
@@ -9,8 +12,10 @@ use xks_spec::ExternalKeyId;
 use super::resolution::ids_in_use;
 use super::tokens::Stores;
 use crate::clock::{self, Deadline};
+use crate::config::StoreSettings;
 use crate::hsm::Fleet;
-use crate::keystore::{ExternalKey, KeyStore, KeyVersion, VersionState};
+use crate::keystore::{ExternalKey, KeyMap, KeyStore, KeyVersion, VersionState};
+use crate::version_records::{ServedStore, ServedVersions, VersionRecords};
 
 /// How long the tokens may be asked, all keys together.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -114,4 +119,63 @@ async fn problem(change: &Change, fleet: &Fleet, deadline: Deadline) -> Option<S
     }
     let lacking: Vec<_> = lacking.iter().map(|(token, error)| format!("{token}: {error}")).collect();
     Some(format!("({locator}) would become primary and is not usable on every token: {}", lacking.join("; ")))
+}
+
+/// Primary versions that a start with these stores would make of versions that could not decrypt before, or were not found on every
+/// token of their store, up to twenty. None where nothing is remembered: a replica that is new knows of no version.
+#[must_use]
+pub fn unsafe_at_start(stores: &[StoreSettings], records: &VersionRecords) -> Vec<String> {
+    let mut problems = Vec::new();
+    for store in stores {
+        let Some(before) = records.served(&store.name) else { continue };
+        for promotion in served(&store.keys).promotions(&before) {
+            let (name, number) = (&store.name, promotion.number);
+            let which = match promotion.key {
+                Some(key) => format!("store {name}: key {key} version {number}"),
+                None => format!("store {name}: version {number} of the keys of its rule"),
+            };
+            let lacking = match promotion.key {
+                Some(key) if store.keys.listed().any(|(id, _)| id.as_str() == key) => {
+                    records.lacking(name, key, number, &store.tokens)
+                }
+                _ => Vec::new(),
+            };
+            if !promotion.was_known {
+                let file = records.file_of_store(name).unwrap_or_default();
+                problems.push(format!(
+                    "{which} would become primary and was neither staged nor retired in the configuration that was served last: \
+                     what this proxy encrypted, others could not decrypt. Serve it as staged first, in every proxy. Where every \
+                     other proxy knows it already, for this one was away meanwhile, remove {}",
+                    file.display()
+                ));
+            } else if !lacking.is_empty() {
+                problems.push(format!(
+                    "{which} would become primary and has not been found on token {}: serve it as staged until it is there",
+                    lacking.join(", ")
+                ));
+            }
+        }
+    }
+    problems.sort_unstable();
+    problems.truncate(MAX_PROBLEMS);
+    problems
+}
+
+/// Remembers what is served of a store from now on.
+pub(super) fn note_served(records: &VersionRecords, stores: &Stores) {
+    for store in stores.stores.iter() {
+        records.note_served(&store.name, served(&store.keys));
+    }
+}
+
+fn served(keys: &KeyMap) -> ServedStore {
+    let of_key = |key: &ExternalKey| {
+        let others = key.others.iter().filter(|version| version.state != VersionState::Disabled);
+        ServedVersions { primary: key.primary.number, others: others.map(|version| version.number).collect() }
+    };
+    let rule = keys.rule().map(|rule| {
+        let others = rule.others.iter().filter(|(_, state)| *state != VersionState::Disabled);
+        ServedVersions { primary: rule.primary, others: others.map(|(number, _)| *number).collect() }
+    });
+    ServedStore { keys: keys.listed().map(|(id, key)| (id.as_str().to_owned(), of_key(key))).collect(), rule }
 }

@@ -6,13 +6,15 @@ use std::time::Duration;
 use super::key_check::KeyCheck;
 use super::report::Report;
 use super::{EXIT_FAILED, complain, leave, load_config};
-use crate::app::Tokens;
+use crate::app::{Tokens, unsafe_at_start};
 use crate::audit::{self, AuditSettings};
 use crate::clock;
+use crate::config::StoreSettings;
 use crate::hsm::{ForceLogin, HealthStatus, Hsm, TokenHealth};
 use crate::metrics::Metrics;
 use crate::secret;
 use crate::tls::{CertificateFiles, ListenerTls, NOTICE_DAYS, ServerChain, TlsFacts, days_until};
+use crate::version_records::VersionRecords;
 
 /// How long a token has to be reached and probed.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(20);
@@ -48,13 +50,15 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
         complain(&"cannot start threads");
         return EXIT_FAILED;
     };
+    let records =
+        config.iv_budget.dir.as_deref().and_then(|dir| read_records(dir, &config.stores, &mut report));
     let mut stores = config.stores;
     stores.sort_by(|a, b| a.name.cmp(&b.name));
     runtime.block_on(async {
         for token in tokens.all() {
             settled(&*token).await.iter().for_each(|health| report_token(health, &mut report));
         }
-        let mut keys = KeyCheck::default();
+        let mut keys = KeyCheck::remembering(records.as_ref());
         for store in &stores {
             if !store.is_enabled {
                 report.notice(&format!("store {} is disabled", store.name));
@@ -75,6 +79,23 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
         }
     });
     leave(&tokens, report.end())
+}
+
+/// What the state directory knows of key versions, and whether a start would make primary what it may not.
+fn read_records(state_dir: &Path, stores: &[StoreSettings], report: &mut Report) -> Option<VersionRecords> {
+    let records = match VersionRecords::read(state_dir) {
+        Ok(records) => records,
+        Err(fault) => {
+            report.fault(&fault.to_string());
+            return None;
+        }
+    };
+    let problems = unsafe_at_start(stores, &records);
+    problems.iter().for_each(|problem| report.fault(problem));
+    if problems.is_empty() {
+        report.good("no key version becomes primary that was not staged before");
+    }
+    Some(records)
 }
 
 fn check_audit(settings: &AuditSettings, report: &mut Report) {

@@ -12,6 +12,7 @@ use crate::clock::{self, Deadline};
 use crate::config::StoreSettings;
 use crate::hsm::{CheckValue, Hsm, HsmError, KeyAttributes, KeyKind};
 use crate::keystore::{ExternalKey, KeyVersion, VersionState};
+use crate::version_records::VersionRecords;
 
 /// How long one call about a key may take.
 const KEY_PATIENCE: Duration = Duration::from_secs(10);
@@ -23,10 +24,12 @@ pub(super) fn deadline() -> Deadline {
 
 /// Which key objects of which token have been met, and as what.
 #[derive(Default)]
-pub(super) struct KeyCheck {
+pub(super) struct KeyCheck<'r> {
     owners: HashMap<(Box<str>, u64), Owner>,
     /// Whether a check value is printed for each version that has none pinned.
     prints_check_values: bool,
+    /// Which key each version was before.
+    records: Option<&'r VersionRecords>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -36,7 +39,12 @@ struct Owner {
     number: u32,
 }
 
-impl KeyCheck {
+impl<'r> KeyCheck<'r> {
+    /// Compares each version with what it was before.
+    pub(super) fn remembering(records: Option<&'r VersionRecords>) -> Self {
+        Self { records, ..Self::default() }
+    }
+
     /// Prints a check value for each version that has none pinned.
     pub(super) fn printing_check_values() -> Self {
         Self { prints_check_values: true, ..Self::default() }
@@ -77,6 +85,7 @@ impl KeyCheck {
         report_attributes(what, attributes, report);
         self.check_owner(what, attributes.object, report);
         self.check_value(what, report).await;
+        self.check_number(what, report).await;
     }
 
     /// The configuration alone cannot tell that a label here and a CKA_ID there are one key's.
@@ -94,6 +103,27 @@ impl KeyCheck {
                 "store {store} key {id} and store {other_store} key {other_id} are one key in the token: each could \
                  decrypt what the other encrypts"
             ));
+        }
+    }
+
+    /// A number is of one key for ever.
+    async fn check_number(&self, what: &Checked<'_>, report: &mut Report) {
+        let (token_name, token) = what.token;
+        let (material, number) = (&what.version.material, what.version.number);
+        let known =
+            self.records.and_then(|records| records.known(&what.store.name, what.id.as_str(), number));
+        let Some(before) = known.filter(|before| !before.is_overruled_by(material)) else { return };
+        match before.check_value.is_of(token, material, deadline()).await {
+            Ok(true) => report.good(&format!("{what} is the key that its number stood for before")),
+            Ok(false) => report.fault(&format!(
+                "{what} in token {token_name} is another key than the one with {} that its number stood for before: give it a \
+                 number that was never used. Where this very key is meant, pin its check value under the name that the number \
+                 had",
+                before.locator
+            )),
+            Err(error) => {
+                report.notice(&format!("{what} could not be compared with the key that its number stood for: {error}"));
+            }
         }
     }
 

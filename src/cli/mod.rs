@@ -62,7 +62,8 @@ enum Command {
     Serve(ServeArgs),
     /// Check a configuration and the tokens, keys and certificates that it names.
     ///
-    /// Reads the whole file, logs in to every token, looks up every key that is listed, and reports all faults at once. A
+    /// Reads the whole file, logs in to every token, looks up every key that is listed, compares it with what the state
+    /// directory knows of its versions, and reports all faults at once. A
     /// file that is at fault itself is reported whole, and what it names is looked at once that is mended. Exit code: 0 if
     /// the proxy can serve everything, 1 if a token, key or certificate is at fault, 2 if the file is.
     Check(CheckArgs),

@@ -11,8 +11,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::{EXIT_FAILED, EXIT_OK, EXIT_RESTART, ServeArgs, complain, environment, load_config};
-use crate::app::{self, Ended, Surroundings};
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_RESTART, ServeArgs, complain, environment, load_config};
+use crate::app::{self, AppError, Ended, Surroundings};
 use crate::config::LogLevel;
 use crate::hsm::ForceLogin;
 use crate::secret;
@@ -57,7 +57,8 @@ pub(super) fn run(args: &ServeArgs) -> u8 {
         Ok(Ended::ToBeRestarted) => signal_hook::low_level::exit(i32::from(EXIT_RESTART)),
         Err(error) => {
             complain(&error);
-            EXIT_FAILED
+            // Nothing but another configuration helps.
+            if matches!(error, AppError::UnsafeVersions(_)) { EXIT_CONFIG } else { EXIT_FAILED }
         }
     }
 }

@@ -218,6 +218,8 @@ metrics! {
     iv_budget_write_failures: IntCounter = "xks_iv_budget_write_failures_total", "writes", [], None,
         "Counts of initialization vectors that could not be written to disk.";
 
+    version_record_write_failures: IntCounter = "xks_version_record_write_failures_total", "writes", [], None,
+        "Records of key versions that could not be written to disk: what each is, and which were served.";
     // The audit log.
     audit_records: IntCounter = "xks_audit_records_total", "records", [], None,
         "Requests that the audit log has a record of.";

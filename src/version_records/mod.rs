@@ -2,15 +2,18 @@
 //!
 //! A number is of one key for ever, since every ciphertext carries it. What the key of a version made of a known text when it
 //! first served is kept in the state directory, beside the count of its initialization vectors, and asked of whichever key is
-//! configured under that number later. No secret is in it.
+//! configured under that number later. So is which versions each store's keys had in the configuration that was served last:
+//! one may begin to encrypt only where it could decrypt before. No secret is in it.
 //!
 //! A thread of its own writes: a crash may lose what was learnt in the last moments, and then it is learnt anew.
 
 mod folder;
+mod served;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,8 +22,10 @@ use thiserror::Error;
 
 use crate::hsm::{CheckValue, KeyLocator, KnownVersion};
 use crate::iv_budget::VersionId;
+use crate::metrics::Metrics;
 use crate::state_folder::StateFault;
-use folder::Folder;
+use folder::Folders;
+pub use served::{Promotion, ServedStore, ServedVersions};
 
 /// How long after a failure the same is written again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -35,8 +40,7 @@ pub enum VersionRecordsFault {
     State(#[from] StateFault),
     /// A record cannot be read. It is not taken for none.
     #[error(
-        "{} is no record of a key version: restore it, or remove it to let the number stand for whichever key is \
-         configured",
+        "{} is no record of key versions: restore it, or remove it to let numbers stand for whichever keys are configured",
         .0.display()
     )]
     Damaged(PathBuf),
@@ -45,15 +49,37 @@ pub enum VersionRecordsFault {
     Thread(std::io::Error),
 }
 
-/// What is known of each version that has ever served.
+/// What is known of a version.
+#[derive(Clone)]
+struct Version {
+    known: KnownVersion,
+    /// The tokens that have shown to have it.
+    tokens: BTreeSet<Box<str>>,
+}
+
+/// What is known of each version that has ever served, and of what was served last.
 pub struct VersionRecords {
-    known: Mutex<HashMap<VersionId, KnownVersion>>,
+    records: Arc<Records>,
     /// To the thread that writes, where there is a directory.
     writer: Option<flume::Sender<Message>>,
+    folders: Option<Arc<Folders>>,
+}
+
+#[derive(Default)]
+struct Records {
+    versions: Mutex<HashMap<VersionId, Version>>,
+    served: Mutex<HashMap<Arc<str>, ServedStore>>,
+}
+
+/// A record that is to be written as it then is.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Written {
+    Version(VersionId),
+    Served(Arc<str>),
 }
 
 enum Message {
-    Write(VersionId, KnownVersion),
+    Write(Written),
     /// Answered when everything before has been written once.
     Close(flume::Sender<()>),
 }
@@ -64,40 +90,109 @@ impl VersionRecords {
     ///
     /// # Errors
     /// [`VersionRecordsFault`]; a record that cannot be read is one.
-    pub fn open(state_dir: Option<&Path>) -> Result<Self, VersionRecordsFault> {
-        let Some(dir) = state_dir else { return Ok(Self { known: Mutex::default(), writer: None }) };
-        let folder = Folder::open(dir)?;
-        let known = Mutex::new(folder.read()?);
+    pub fn open(state_dir: Option<&Path>, metrics: &Arc<Metrics>) -> Result<Self, VersionRecordsFault> {
+        let Some(dir) = state_dir else {
+            return Ok(Self { records: Arc::default(), writer: None, folders: None });
+        };
+        let read = Self::of(Folders::open(dir)?)?;
         let (writer, messages) = flume::unbounded();
+        let (records, folders) = (Arc::clone(&read.records), read.folders.clone());
+        let metrics = Arc::clone(metrics);
         let thread = std::thread::Builder::new().name("key-versions".to_owned());
-        thread.spawn(move || write(&folder, &messages)).map_err(VersionRecordsFault::Thread)?;
-        Ok(Self { known, writer: Some(writer) })
+        let write = move || {
+            let late = HashSet::new();
+            let Some(folders) = folders else { return };
+            Writer { records, folders, metrics, late }.run(&messages);
+        };
+        thread.spawn(write).map_err(VersionRecordsFault::Thread)?;
+        Ok(Self { writer: Some(writer), ..read })
+    }
+
+    /// The records of a state directory as they are, of which nothing is written: a process that serves may have it.
+    ///
+    /// # Errors
+    /// [`VersionRecordsFault`]; a record that cannot be read is one.
+    pub fn read(state_dir: &Path) -> Result<Self, VersionRecordsFault> {
+        Self::of(Folders::unopened(state_dir))
+    }
+
+    fn of(folders: Folders) -> Result<Self, VersionRecordsFault> {
+        let (versions, served) = (Mutex::new(folders.versions()?), Mutex::new(folders.served()?));
+        let records = Arc::new(Records { versions, served });
+        Ok(Self { records, writer: None, folders: Some(Arc::new(folders)) })
     }
 
     /// What a version of a key was found to be.
     #[must_use]
     pub fn known(&self, store: &Arc<str>, key: &str, version: u32) -> Option<KnownVersion> {
         let id = VersionId { store: Arc::clone(store), key: key.into(), version };
-        lock(&self.known).get(&id).cloned()
+        lock(&self.records.versions).get(&id).map(|version| version.known.clone())
     }
 
-    /// A version has been found to be the key that this is of, under that name.
+    /// Those of the tokens on which a version has not been found yet.
+    #[must_use]
+    pub fn lacking(&self, store: &Arc<str>, key: &str, version: u32, tokens: &[Arc<str>]) -> Vec<Arc<str>> {
+        let id = VersionId { store: Arc::clone(store), key: key.into(), version };
+        let versions = lock(&self.records.versions);
+        let found = |token: &str| versions.get(&id).is_some_and(|version| version.tokens.contains(token));
+        tokens.iter().filter(|token| !found(token)).cloned().collect()
+    }
+
+    /// A version has been found on a token to be the key that this is of, under that name.
     pub fn note(
         &self,
         store: &Arc<str>,
-        key: &str,
-        version: u32,
+        (key, version): (&str, u32),
         locator: &KeyLocator,
         check_value: &CheckValue,
+        token: &str,
     ) {
         let id = VersionId { store: Arc::clone(store), key: key.into(), version };
         let found = KnownVersion { locator: locator.clone(), check_value: check_value.clone() };
-        let before = lock(&self.known).insert(id.clone(), found.clone());
-        if before.as_ref() != Some(&found)
-            && let Some(writer) = &self.writer
-        {
+        let is_news = match lock(&self.records.versions).entry(id.clone()) {
+            Entry::Occupied(mut known) => {
+                let version = known.get_mut();
+                if version.known.check_value != found.check_value {
+                    version.tokens.clear();
+                }
+                let is_other = version.known != found;
+                version.known = found;
+                version.tokens.insert(token.into()) || is_other
+            }
+            Entry::Vacant(place) => {
+                place.insert(Version { known: found, tokens: BTreeSet::from([token.into()]) });
+                true
+            }
+        };
+        if is_news {
+            self.write(Written::Version(id));
+        }
+    }
+
+    /// What was served last of a store; `None` where nothing was.
+    #[must_use]
+    pub fn served(&self, store: &str) -> Option<ServedStore> {
+        lock(&self.records.served).get(store).cloned()
+    }
+
+    /// The file that says so, where there is a state directory.
+    #[must_use]
+    pub fn file_of_store(&self, store: &str) -> Option<PathBuf> {
+        Some(self.folders.as_ref()?.file_of_store(store))
+    }
+
+    /// This is served of a store from now on.
+    pub fn note_served(&self, store: &Arc<str>, served: ServedStore) {
+        let before = lock(&self.records.served).insert(Arc::clone(store), served.clone());
+        if before != Some(served) {
+            self.write(Written::Served(Arc::clone(store)));
+        }
+    }
+
+    fn write(&self, what: Written) {
+        if let Some(writer) = &self.writer {
             // The thread ends after the last request.
-            let _ = writer.send(Message::Write(id, found));
+            let _ = writer.send(Message::Write(what));
         }
     }
 
@@ -111,30 +206,51 @@ impl VersionRecords {
     }
 }
 
-fn write(folder: &Folder, messages: &flume::Receiver<Message>) {
-    let mut late = Vec::new();
-    let keep = |late: &mut Vec<_>, id, known| {
-        if let Err(fault) = folder.write(&id, &known) {
-            tracing::error!(%fault, "cannot keep which key a version is; trying again");
-            late.push((id, known));
+/// Keeps the records on disk.
+struct Writer {
+    records: Arc<Records>,
+    folders: Arc<Folders>,
+    metrics: Arc<Metrics>,
+    /// Of which the last write failed.
+    late: HashSet<Written>,
+}
+
+impl Writer {
+    fn run(mut self, messages: &flume::Receiver<Message>) {
+        loop {
+            match messages.recv_timeout(RETRY) {
+                Ok(Message::Write(what)) => self.keep(what),
+                Err(flume::RecvTimeoutError::Timeout) => self.try_again(),
+                Ok(Message::Close(done)) => {
+                    self.try_again();
+                    let _ = done.send(());
+                    return;
+                }
+                Err(flume::RecvTimeoutError::Disconnected) => return,
+            }
         }
-    };
-    loop {
-        match messages.recv_timeout(RETRY) {
-            Ok(Message::Write(id, known)) => keep(&mut late, id, known),
-            Err(flume::RecvTimeoutError::Timeout) => {
-                for (id, known) in std::mem::take(&mut late) {
-                    keep(&mut late, id, known);
-                }
+    }
+
+    fn try_again(&mut self) {
+        std::mem::take(&mut self.late).into_iter().for_each(|what| self.keep(what));
+    }
+
+    fn keep(&mut self, what: Written) {
+        // No lock is held while the disk works.
+        let written = match &what {
+            Written::Version(id) => {
+                let version = lock(&self.records.versions).get(id).cloned();
+                version.map(|version| self.folders.write_version(id, &version))
             }
-            Ok(Message::Close(done)) => {
-                for (id, known) in std::mem::take(&mut late) {
-                    keep(&mut late, id, known);
-                }
-                let _ = done.send(());
-                return;
+            Written::Served(store) => {
+                let served = lock(&self.records.served).get(store).cloned();
+                served.map(|served| self.folders.write_served(store, &served))
             }
-            Err(flume::RecvTimeoutError::Disconnected) => return,
+        };
+        if let Some(Err(fault)) = written {
+            self.metrics.version_record_write_failures.inc();
+            tracing::error!(%fault, "cannot keep which key a version is; trying again");
+            self.late.insert(what);
         }
     }
 }

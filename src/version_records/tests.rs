@@ -4,6 +4,10 @@ use super::*;
 
 const VALUE: &str = "v1:AQIDBAUGBwgJCgsM:CzBVep/E6Q4zWH2ix+wRNluApcrvFDleg6jN8hc8YYar0PU=";
 
+fn open(dir: &Path) -> Result<VersionRecords, VersionRecordsFault> {
+    VersionRecords::open(Some(dir), &Arc::new(Metrics::new()))
+}
+
 fn label(label: &str) -> KeyLocator {
     KeyLocator::Label(label.into())
 }
@@ -12,12 +16,12 @@ fn label(label: &str) -> KeyLocator {
 fn what_a_number_stands_for_outlives_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let (store, value): (Arc<str>, CheckValue) = ("main".into(), VALUE.parse().unwrap());
-    let records = VersionRecords::open(Some(dir.path())).unwrap();
+    let records = open(dir.path()).unwrap();
     assert!(records.known(&store, "a", 1).is_none());
-    records.note(&store, "a", 1, &label("key-a"), &value);
-    records.note(&store, "a", 2, &KeyLocator::Id([0, 0x2a, 0xff].into()), &value);
+    records.note(&store, ("a", 1), &label("key-a"), &value, "one");
+    records.note(&store, ("a", 2), &KeyLocator::Id([0, 0x2a, 0xff].into()), &value, "one");
     records.close();
-    let records = VersionRecords::open(Some(dir.path())).unwrap();
+    let records = open(dir.path()).unwrap();
     let known = records.known(&store, "a", 1).unwrap();
     assert_eq!((known.locator, known.check_value), (label("key-a"), value));
     assert_eq!(records.known(&store, "a", 2).unwrap().locator, KeyLocator::Id([0, 0x2a, 0xff].into()));
@@ -28,28 +32,70 @@ fn what_a_number_stands_for_outlives_the_process() {
 #[test]
 fn a_record_that_cannot_be_read_is_not_taken_for_none() {
     let dir = tempfile::tempdir().unwrap();
-    let records = VersionRecords::open(Some(dir.path())).unwrap();
-    records.note(&"main".into(), "a", 1, &label("key-a"), &VALUE.parse().unwrap());
+    let records = open(dir.path()).unwrap();
+    records.note(&"main".into(), ("a", 1), &label("key-a"), &VALUE.parse().unwrap(), "one");
     records.close();
     let folder = dir.path().join("key-versions");
     let path = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
     let whole = fs::read_to_string(&path).unwrap();
     for damaged in ["", &whole[..whole.len() / 2], &whole.replace("\"format\":1", "\"format\":2"), "{}"] {
         fs::write(&path, damaged).unwrap();
-        let fault = VersionRecords::open(Some(dir.path())).err().unwrap();
+        let fault = open(dir.path()).err().unwrap();
         assert!(matches!(&fault, VersionRecordsFault::Damaged(at) if *at == path), "{damaged}: {fault}");
     }
     fs::write(&path, whole).unwrap();
     // What a crash leaves of a write is nothing.
     fs::write(path.with_extension("new"), "{").unwrap();
-    assert!(VersionRecords::open(Some(dir.path())).is_ok());
+    assert!(open(dir.path()).is_ok());
 }
 
 #[test]
 fn without_a_directory_it_lasts_as_long_as_the_process() {
-    let records = VersionRecords::open(None).unwrap();
+    let records = VersionRecords::open(None, &Arc::new(Metrics::new())).unwrap();
     let store: Arc<str> = "main".into();
-    records.note(&store, "a", 1, &label("key-a"), &VALUE.parse().unwrap());
+    records.note(&store, ("a", 1), &label("key-a"), &VALUE.parse().unwrap(), "one");
     assert!(records.known(&store, "a", 1).is_some());
     records.close();
+}
+
+#[test]
+fn what_was_served_and_where_it_was_found_outlive_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, value): (Arc<str>, CheckValue) = ("main".into(), VALUE.parse().unwrap());
+    let tokens = [Arc::from("one"), Arc::from("two")];
+    let versions = ServedVersions { primary: 2, others: vec![1] };
+    let served = ServedStore { keys: [("a".to_owned(), versions.clone())].into(), rule: Some(versions) };
+    assert!(VersionRecords::read(&dir.path().join("absent")).unwrap().served("main").is_none());
+    let records = open(dir.path()).unwrap();
+    assert_eq!(records.lacking(&store, "a", 2, &tokens), tokens);
+    records.note(&store, ("a", 2), &label("key-a"), &value, "two");
+    assert!(records.served("main").is_none());
+    records.note_served(&store, served.clone());
+    records.close();
+    for records in [open(dir.path()).unwrap(), VersionRecords::read(dir.path()).unwrap()] {
+        assert_eq!(records.served("main"), Some(served.clone()));
+        assert_eq!(records.lacking(&store, "a", 2, &tokens), [Arc::from("one")]);
+        records.close();
+    }
+    let file = open(dir.path()).unwrap().file_of_store("main").unwrap();
+    fs::write(&file, "{}").unwrap();
+    assert!(matches!(open(dir.path()), Err(VersionRecordsFault::Damaged(at)) if at == file));
+    fs::remove_file(&file).unwrap();
+    assert!(open(dir.path()).unwrap().served("main").is_none());
+}
+
+/// Of another key nothing is known but where that one was found.
+#[test]
+fn a_version_of_other_material_has_not_been_found_yet() {
+    let other = "v1:AQIDBAUGBwgJCgsN:CzBVep/E6Q4zWH2ix+wRNluApcrvFDleg6jN8hc8YYar0PU=";
+    let (store, tokens): (Arc<str>, _) = ("main".into(), [Arc::from("one"), Arc::from("two")]);
+    let records = VersionRecords::open(None, &Arc::new(Metrics::new())).unwrap();
+    for token in ["one", "two"] {
+        records.note(&store, ("a", 1), &label("key-a"), &VALUE.parse().unwrap(), token);
+    }
+    assert!(records.lacking(&store, "a", 1, &tokens).is_empty());
+    records.note(&store, ("a", 1), &label("same"), &VALUE.parse().unwrap(), "one");
+    assert!(records.lacking(&store, "a", 1, &tokens).is_empty(), "the same key under another name");
+    records.note(&store, ("a", 1), &label("key-a"), &other.parse().unwrap(), "one");
+    assert_eq!(records.lacking(&store, "a", 1, &tokens), [Arc::from("two")]);
 }

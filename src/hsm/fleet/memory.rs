@@ -13,7 +13,8 @@ pub struct KnownVersion {
 
 impl KnownVersion {
     /// Whether the configuration says that another key is meant: under the same name it pins what that other key has made.
-    pub(super) fn is_overruled_by(&self, key: &KeyMaterial) -> bool {
+    #[must_use]
+    pub fn is_overruled_by(&self, key: &KeyMaterial) -> bool {
         self.locator == key.locator && key.check_value.is_some()
     }
 }
@@ -23,6 +24,6 @@ pub trait KeyMemory: Send + Sync {
     /// What the version that a locator now stands for was found to be.
     fn known(&self, locator: &KeyLocator) -> Option<KnownVersion>;
 
-    /// The version that a locator stands for is the key that made this. Must return at once.
-    fn note(&self, locator: &KeyLocator, check_value: &CheckValue);
+    /// The version that a locator stands for is on that token, and is the key that made this. Must return at once.
+    fn note(&self, locator: &KeyLocator, check_value: &CheckValue, token: &str);
 }

@@ -148,14 +148,14 @@ impl Fleet {
             {
                 return Ok(false);
             }
-            self.memory.note(&key.locator, pinned);
+            self.memory.note(&key.locator, pinned, token.name());
             return Ok(true);
         }
         let reference = || lock(&self.references).get(&key.locator).cloned();
         if let Some(known) = before.map(|before| before.check_value).or_else(reference) {
             let is_same = is_surely_of(&known, token, key, deadline).await?;
             if is_same {
-                self.memory.note(&key.locator, &known);
+                self.memory.note(&key.locator, &known, token.name());
                 lock(&self.references).insert(key.locator.clone(), known);
             }
             return Ok(is_same);
@@ -173,8 +173,11 @@ impl Fleet {
         // Two members may have begun at once: one of them made the one that counts.
         let counts =
             lock(&self.references).entry(key.locator.clone()).or_insert_with(|| made.clone()).clone();
-        self.memory.note(&key.locator, &counts);
-        Ok(counts == made || counts.is_of(token, key, deadline).await?)
+        let is_same = counts == made || counts.is_of(token, key, deadline).await?;
+        if is_same {
+            self.memory.note(&key.locator, &counts, token.name());
+        }
+        Ok(is_same)
     }
 
     /// On which members a key could not be used, and why: it is to be there, the one meant, and on all of them. Lays no claim
@@ -247,9 +250,6 @@ impl Fleet {
         }
     }
 
-    /// Proves the keys of the store on every member ahead of their use, after every login anew. Ends never.
-    pub async fn watch(self: Arc<Self>) {
-        // Nothing to do while the indexes are those that all was proven with. What one token lacks depends on the others.
     /// Looks again for keys that a member lacks or has as others.
     async fn look_again(&self, member: usize, turn: usize) {
         let token = &self.members[member];
@@ -292,18 +292,21 @@ impl Fleet {
         locators.into_iter().map(material).collect()
     }
 
+    /// Proves the keys of the store on every member ahead of their use, after every login anew. Ends never.
+    pub async fn watch(self: Arc<Self>) {
+        // Nothing to do while the indexes are those that all was proven with. What one token lacks depends on the others.
         let mut settled = vec![Vec::new(); self.members.len()];
-        loop {
-            let mut has_looked = false;
-            for (member, settled) in settled.iter_mut().enumerate() {
         let mut looks: Vec<_> = self.members.iter().map(|_| LookAgain::default()).collect();
-                let generations: Vec<_> =
+        loop {
             for (member, look) in looks.iter_mut().enumerate() {
                 let faults = lock(&self.faults).keys().filter(|(of, _)| *of == member).count();
                 if let Some(turn) = look.is_due(faults) {
                     self.look_again(member, turn).await;
                 }
             }
+            let mut has_looked = false;
+            for (member, settled) in settled.iter_mut().enumerate() {
+                let generations: Vec<_> =
                     self.members.iter().map(|token| token.indexed_generation()).collect();
                 if generations[member].is_some() && *settled != generations {
                     has_looked = true;

@@ -192,3 +192,103 @@ async fn a_number_stands_for_its_key_after_a_restart() {
         end(proxy);
     }
 }
+
+/// What a command of the proxy ends with: its exit code, and all that it printed.
+fn run(command: &str, setup: &Setup, token: &SoftHsm) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = setup.write(folder.path(), token);
+    let program = xks_harness::binary::program("xks-proxy");
+    let output = std::process::Command::new(program).arg(command).arg("--config").arg(config).output();
+    let output = output.unwrap();
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+/// A start is judged by what was served before, and so is `check`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_promotes_only_what_was_staged_and_found() {
+    let token = Arc::new(SoftHsm::with_keys());
+    let state = tempfile::tempdir().unwrap();
+    let with = |state: &std::path::Path, keys: String| Setup {
+        keys,
+        more: format!("[state]\ndir = {:?}\n", state.display().to_string()),
+        ..Setup::default()
+    };
+    let serve = async |keys: String| {
+        let mut proxy = Proxy::start_on(&with(state.path(), keys), Arc::clone(&token)).await;
+        let body = xks_harness::request::encrypt_body(b"x", None, false);
+        let request = xks_harness::XksRequest::encrypt(&xks_harness::proxy::main_store(), "demo", &body);
+        let made = proxy.connect(xks_harness::Http::One).await.send(&request).await.ok();
+        proxy.signal("TERM");
+        assert!(proxy.wait_for_exit().success(), "{}", proxy.all_output());
+        xks_harness::request::bytes_of(&made["ciphertextMetadata"])[4]
+    };
+    let assert_refused = |keys: &str, why: &str| {
+        for (command, code) in [("serve", 2), ("check", 1)] {
+            let (ended, text) = run(command, &with(state.path(), keys.to_owned()), &token);
+            assert!(ended == Some(code) && text.contains(why), "{command} {ended:?}, not {why}: {text}");
+        }
+    };
+    let (first, second) = ((1, "demo", "primary"), (2, "demo-2", "primary"));
+    let promoted = versions(&[(1, "demo", "retired"), second]);
+    let too_early = "store main: key demo version 2 would become primary and was neither staged nor retired";
+
+    // A replica that is new knows of nothing.
+    let replica = tempfile::tempdir().unwrap();
+    let (code, text) = run("check", &with(replica.path(), promoted.clone()), &token);
+    assert!(code == Some(0) && std::fs::read_dir(replica.path()).unwrap().count() <= 1, "{code:?} {text}");
+    drop(Proxy::start_on(&with(replica.path(), promoted.clone()), Arc::clone(&token)).await);
+
+    assert_eq!(serve(versions(&[first])).await, 1);
+    assert_refused(&promoted, too_early);
+    assert_eq!(serve(versions(&[first, (2, "demo-2", "disabled")])).await, 1);
+    assert_refused(&promoted, too_early);
+    // Staged, and nowhere to be found.
+    assert_eq!(serve(versions(&[first, (2, "demo@2", "staged")])).await, 1);
+    let lost = versions(&[(1, "demo", "retired"), (2, "demo@2", "primary")]);
+    assert_refused(&lost, "version 2 would become primary and has not been found on token softhsm");
+    token.generate("demo@2", &[]);
+    let staged = versions(&[first, (2, "demo@2", "staged")]);
+    assert_eq!(serve(staged).await, 1);
+    assert_eq!(serve(lost.clone()).await, 2);
+    // Back and forth between what all know.
+    assert_eq!(serve(versions(&[first, (2, "demo@2", "retired")])).await, 1);
+    assert_eq!(serve(lost).await, 2);
+    // Another key under that number.
+    let reused = versions(&[(1, "demo", "retired"), second]);
+    let (code, text) = run("check", &with(state.path(), reused), &token);
+    let told = "is another key than the one with label \"demo@2\" that its number stood for before";
+    assert!(code == Some(1) && text.contains(told), "{text}");
+    // It was away while all others went on, as its operator says.
+    let third = versions(&[(1, "demo", "retired"), (2, "demo@2", "retired"), (3, "demo-2", "primary")]);
+    let (_, text) = run("serve", &with(state.path(), third.clone()), &token);
+    let file = text.trim_end().rsplit("remove ").next().unwrap();
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(serve(third).await, 3);
+}
+
+/// The same for all keys of a rule.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_promotes_a_rules_version_only_where_it_was_staged() {
+    let token = Arc::new(SoftHsm::with_keys());
+    let state = tempfile::tempdir().unwrap();
+    let with = |versions: &str| Setup {
+        keys: listed("demo", "demo"),
+        nested_rule: format!("{{ label_prefix = \"nested-\", versions = [{versions}] }}"),
+        more: format!("[state]\ndir = {:?}\n", state.path().display().to_string()),
+        ..Setup::default()
+    };
+    let start = async |versions: &str| {
+        let mut proxy = Proxy::start_on(&with(versions), Arc::clone(&token)).await;
+        proxy.signal("TERM");
+        assert!(proxy.wait_for_exit().success());
+    };
+    let promoted = "{ number = 1, state = \"retired\" }, { number = 2, state = \"primary\" }";
+    start("{ number = 1, state = \"primary\" }").await;
+    let (code, text) = run("serve", &with(promoted), &token);
+    assert!(
+        code == Some(2) && text.contains("store nested: version 2 of the keys of its rule would"),
+        "{text}"
+    );
+    start("{ number = 1, state = \"primary\" }, { number = 2, state = \"staged\" }").await;
+    start(promoted).await;
+}
