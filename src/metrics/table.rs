@@ -110,7 +110,8 @@ const KEY_FAULT: Label = known("reason", &["missing", "differs", "of_another_sto
 const ASKED_SECOND: Label = known("reason", &["failed", "hung", "hedge"]);
 const RETRIED: Label = known("reason", &["session_lost", "doubtful_tag"]);
 const SEARCH: Label = known("outcome", &["found", "missed", "failed", "refused", "remembered_miss"]);
-const RELOAD: Label = known("outcome", &["ok", "faulty", "needs_restart", "keys_lost", "failed"]);
+const RELOAD: Label =
+    known("outcome", &["ok", "faulty", "needs_restart", "keys_lost", "unsafe_versions", "failed"]);
 
 metrics! {
     // What KMS sees.
@@ -184,11 +185,11 @@ metrics! {
         "Threads stuck in a call of the module that were replaced.";
     token_helper_restarts: IntCounterVec = "xks_token_helper_restarts_total", "processes", [TOKEN], None,
         "Helper processes of the token that were started in place of another.";
-    token_breaker_open: IntGaugeVec = "xks_token_breaker_open", "0 or 1", [TOKEN], None,
     token_helper_memory: IntGaugeVec = "xks_token_helper_memory_bytes", "bytes", [TOKEN], None,
         "Memory of the token's helper process that is in RAM, as it said last.";
     token_helper_memory_kills: IntCounterVec = "xks_token_helper_memory_kills_total", "processes", [TOKEN], None,
         "Helper processes of the token that were killed since they had more memory than `helper_memory_mib`.";
+    token_breaker_open: IntGaugeVec = "xks_token_breaker_open", "0 or 1", [TOKEN], None,
         "1 where the token is asked no more until a probe succeeds.";
     token_second_attempts: IntCounterVec = "xks_token_second_attempts_total", "requests", [TOKEN, ASKED_SECOND], None,
         "Requests given to the token after another one: that had failed (`failed`), that hung (`hung`), or that was only \
@@ -217,9 +218,9 @@ metrics! {
         "Key versions that encrypt and have drawn half of this proxy's share of initialization vectors.";
     iv_budget_write_failures: IntCounter = "xks_iv_budget_write_failures_total", "writes", [], None,
         "Counts of initialization vectors that could not be written to disk.";
-
     version_record_write_failures: IntCounter = "xks_version_record_write_failures_total", "writes", [], None,
         "Records of key versions that could not be written to disk: what each is, and which were served.";
+
     // The audit log.
     audit_records: IntCounter = "xks_audit_records_total", "records", [], None,
         "Requests that the audit log has a record of.";
