@@ -99,3 +99,29 @@ fn a_version_of_other_material_has_not_been_found_yet() {
     records.note(&store, ("a", 1), &label("key-a"), &other.parse().unwrap(), "one");
     assert_eq!(records.lacking(&store, "a", 1, &tokens), [Arc::from("two")]);
 }
+
+#[test]
+fn what_cannot_be_written_is_counted_and_written_once_it_can() {
+    let wait_for = |is_so: &dyn Fn() -> bool| {
+        let until = crate::clock::now() + Duration::from_secs(60);
+        while !is_so() {
+            assert!(crate::clock::now() < until);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let (dir, metrics) = (tempfile::tempdir().unwrap(), Arc::new(Metrics::new()));
+    let (store, value): (Arc<str>, CheckValue) = ("main".into(), VALUE.parse().unwrap());
+    let records = VersionRecords::open(Some(dir.path()), &metrics).unwrap();
+    let folder = dir.path().join("key-versions");
+    fs::remove_dir(&folder).unwrap();
+    records.note(&store, ("a", 1), &label("key-a"), &value, "one");
+    wait_for(&|| metrics.version_record_write_failures.get() > 0);
+    // Learnt meanwhile: what is written is not what failed, but what is known then.
+    records.note(&store, ("a", 1), &label("key-a"), &value, "two");
+    fs::create_dir(&folder).unwrap();
+    wait_for(&|| {
+        fs::read_dir(&folder).unwrap().any(|file| file.unwrap().path().extension() == Some("json".as_ref()))
+    });
+    let tokens = [Arc::from("one"), Arc::from("two")];
+    assert!(VersionRecords::read(dir.path()).unwrap().lacking(&store, "a", 1, &tokens).is_empty());
+}
