@@ -45,9 +45,9 @@ impl<'r> KeyCheck<'r> {
         Self { records, ..Self::default() }
     }
 
-    /// Prints a check value for each version that has none pinned.
-    pub(super) fn printing_check_values() -> Self {
-        Self { prints_check_values: true, ..Self::default() }
+    /// The same, and prints a check value for each version that has none pinned.
+    pub(super) fn printing_check_values(records: Option<&'r VersionRecords>) -> Self {
+        Self { prints_check_values: true, ..Self::remembering(records) }
     }
 
     /// Checks the listed keys of a store on each of its tokens.

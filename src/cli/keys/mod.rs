@@ -23,6 +23,7 @@ use crate::hsm::{
 };
 use crate::keystore::VersionState;
 use crate::metrics::Metrics;
+use crate::version_records::VersionRecords;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
@@ -219,6 +220,11 @@ fn check(config: &Config, args: &CheckArgs) -> Done {
     let is_used = |token: &&TokenSettings| stores.iter().any(|store| store.tokens.contains(&token.name));
     let used: Vec<TokenSettings> = config.tokens.iter().filter(is_used).cloned().collect();
     let mut report = Report::default();
+    let records = config.iv_budget.dir.as_deref().map(VersionRecords::read).transpose();
+    let records = records.unwrap_or_else(|fault| {
+        report.fault(&fault.to_string());
+        None
+    });
     let mut listings = Vec::new();
     for token in &used {
         // One login alone, before the threads of the token come: a wrong PIN is tried once.
@@ -234,7 +240,7 @@ fn check(config: &Config, args: &CheckArgs) -> Done {
                 }
             }
         }
-        let mut keys = KeyCheck::printing_check_values();
+        let mut keys = KeyCheck::printing_check_values(records.as_ref());
         for store in &stores {
             keys.check_store(store, &tokens, &mut report).await;
         }
