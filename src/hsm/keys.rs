@@ -65,6 +65,11 @@ impl KeyEntry {
         self.judgement.load().standing(store, key)
     }
 
+    /// Whether nothing has shown that it is the one meant, since there was nothing to show it by.
+    pub(super) fn is_unprovable(&self) -> bool {
+        self.judgement.load().is_unprovable()
+    }
+
     pub(super) fn set_standing(&self, store: StoreId, key: &KeyMaterial, standing: Standing) {
         self.judgement.store(Arc::new(Judgement::new(store, key, standing)));
     }

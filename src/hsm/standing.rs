@@ -47,14 +47,15 @@ pub(super) enum Standing {
     Unproven,
     /// It is.
     Proven,
-    /// It cannot be shown, since the key may not both encrypt and decrypt: KMS makes no key from such a one.
+    /// It cannot be shown: the key may not both encrypt and decrypt, and nobody knows what it has made. KMS makes no key from
+    /// such a one. It may decrypt, since a tag that fits shows the key, and encrypt only where no other token could decrypt it.
     Unprovable,
     /// It is another key.
     Refused,
 }
 
 impl Standing {
-    /// Whether the key may be used.
+    /// Whether the key may be used, if only to decrypt.
     pub(super) const fn serves(self) -> bool {
         matches!(self, Self::Proven | Self::Unprovable)
     }
@@ -77,6 +78,11 @@ impl Judgement {
     pub(super) fn new(store: StoreId, key: &KeyMaterial, standing: Standing) -> Self {
         let against = key.check_value.clone().map_or(Against::Reference(store.number), Against::Pinned);
         Self(Some((standing, against)))
+    }
+
+    /// Whether the last one was that it cannot be shown, for whomever.
+    pub(super) fn is_unprovable(&self) -> bool {
+        matches!(self.0, Some((Standing::Unprovable, _)))
     }
 
     /// The standing for that store.

@@ -106,7 +106,7 @@ const MEANING: Label = known(
         "fault",
     ],
 );
-const KEY_FAULT: Label = known("reason", &["missing", "differs", "of_another_store"]);
+const KEY_FAULT: Label = known("reason", &["missing", "differs", "of_another_store", "unprovable"]);
 const ASKED_SECOND: Label = known("reason", &["failed", "hung", "hedge"]);
 const RETRIED: Label = known("reason", &["session_lost", "doubtful_tag"]);
 const SEARCH: Label = known("outcome", &["found", "missed", "failed", "refused", "remembered_miss"]);
@@ -198,7 +198,7 @@ metrics! {
         "Calls done once more on the same token: on a new session, since the one before was lost (`session_lost`), or a \
          decrypt whose return code left open whether the tag or the token was bad (`doubtful_tag`).";
     token_keys_out: IntGaugeVec = "xks_token_keys_out", "keys", [TOKEN, KEY_FAULT], None,
-        "Keys that the token lacks or has another value of.";
+        "Keys that the token lacks, has another value of, or cannot show to be the ones meant.";
     key_searches: IntCounterVec = "xks_key_searches_total", "searches", [TOKEN, SEARCH], None,
         "Searches in the token for keys that the index did not hold.";
     keys_unresolved: IntGaugeVec = "xks_keys_unresolved", "keys", [STORE], None,

@@ -257,6 +257,43 @@ async fn another_key_under_the_same_label_never_serves() {
     }
 }
 
+/// What may not decrypt cannot show that it is the key meant: what it encrypts nobody may be able to open.
+#[tokio::test]
+async fn a_key_that_cannot_be_compared_never_encrypts() {
+    for hidden in ["CKA_DECRYPT", "CKA_ENCRYPT"] {
+        let rules = format!(
+            "C_GetAttributeValue hide_attribute={hidden} answer=CKR_OK label=demo token={SECOND}\n\
+             * other_value label=demo token={SECOND}\n* remove_token token={LABEL}"
+        );
+        let rig = Rig::start_with_faults(setup(), same_keys(), &rules);
+        let mut client = rig.client().await;
+        // Alone it encrypts nothing, and has made nothing that others are compared with.
+        let until = Instant::now() + RECOVERY;
+        while client.encrypt("demo-2").await.status != 200 {
+            assert!(Instant::now() < until, "{}", rig.last_lines());
+        }
+        for _ in 0..5 {
+            assert_ne!(client.encrypt("demo").await.status, 200, "{hidden}");
+        }
+        let both = rules.lines().take(2).collect::<Vec<_>>().join("\n");
+        rig.faults.set(&both);
+        let until = Instant::now() + RECOVERY;
+        while client.encrypt("demo").await.status != 200 {
+            assert!(Instant::now() < until, "{}", rig.last_lines());
+        }
+        wait_for_fleet(&rig, ["ACTIVE", "DEGRADED"]).await;
+        let mut encrypted = Vec::new();
+        for _ in 0..20 {
+            encrypted.push(client.encrypt("demo").await.ok());
+        }
+        rig.faults.set(&format!("{both}\n* remove_token token={SECOND}"));
+        wait_for_fleet(&rig, ["ACTIVE", "UNAVAILABLE"]).await;
+        for encrypted in &encrypted {
+            client.assert_decrypts("demo", encrypted).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_key_that_one_token_lacks_is_that_tokens_fault() {
     let both = [("demo", ONE_VALUE), ("demo-2", OTHER_VALUE)];

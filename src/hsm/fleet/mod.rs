@@ -301,6 +301,20 @@ struct Attempt<T> {
     is_verdict: bool,
 }
 
+/// Work that on several members only a key may do which has proven to be the one meant: what another one encrypts, the others
+/// could not decrypt.
+fn proven<T>(
+    members: usize,
+    work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone,
+) -> impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone {
+    move |lane, key| {
+        if members > 1 && key.is_unprovable() {
+            return Err(HsmError::KeyNotPermitted { code: "CKA_DECRYPT".into() });
+        }
+        work(lane, key)
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -315,7 +329,7 @@ impl Hsm for Fleet {
     ) -> HsmFuture<'a, Sealed> {
         let due = Due::from(&terms);
         let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad, terms.on_iv));
-        Box::pin(self.run(key, due, work))
+        Box::pin(self.run(key, due, proven(self.members.len(), work)))
     }
 
     fn decrypt<'a>(

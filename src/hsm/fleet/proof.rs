@@ -42,16 +42,19 @@ pub(super) enum KeyFault {
     Missing,
     Differs,
     OfAnotherStore,
+    /// There is something to compare it with, but it may not decrypt.
+    Unprovable,
 }
 
 impl KeyFault {
-    const ALL: [Self; 3] = [Self::Missing, Self::Differs, Self::OfAnotherStore];
+    const ALL: [Self; 4] = [Self::Missing, Self::Differs, Self::OfAnotherStore, Self::Unprovable];
 
     const fn label(self) -> &'static str {
         match self {
             Self::Missing => "missing",
             Self::Differs => "differs",
             Self::OfAnotherStore => "of_another_store",
+            Self::Unprovable => "unprovable",
         }
     }
 }
@@ -102,6 +105,8 @@ impl Fleet {
         let entry = token.entry(&key.locator, deadline).await?;
         match Trust::Proven(self.id, key).allows(&entry) {
             Err(HsmError::KeyUnproven) => {}
+            // There may be something to compare it with by now.
+            Ok(()) if entry.is_unprovable() => {}
             Err(HsmError::KeyOfAnotherStore) => {
                 self.note_fault(member, key, KeyFault::OfAnotherStore);
                 return Err(HsmError::KeyOfAnotherStore);
@@ -111,6 +116,11 @@ impl Fleet {
         let standing = match self.is_same_key(token, key, deadline).await {
             Ok(true) => Standing::Proven,
             Ok(false) => Standing::Refused,
+            Err(error @ HsmError::KeyNotPermitted { .. }) if self.has_proof(key) => {
+                entry.set_standing(self.id, key, Standing::Unproven);
+                self.note_fault(member, key, KeyFault::Unprovable);
+                return Err(error);
+            }
             Err(HsmError::KeyNotPermitted { .. }) => Standing::Unprovable,
             Err(error) => return Err(error),
         };
@@ -121,6 +131,13 @@ impl Fleet {
         }
         self.forget_fault(member, key);
         Ok(())
+    }
+
+    /// Whether there is a check value that a key can be compared with.
+    fn has_proof(&self, key: &KeyMaterial) -> bool {
+        key.check_value.is_some()
+            || self.memory.known(&key.locator).is_some()
+            || lock(&self.references).contains_key(&key.locator)
     }
 
     /// Compares a member's key with the check value, or makes the check value where there is none yet.
@@ -224,6 +241,10 @@ impl Fleet {
                     %token, %locator,
                     "another store uses this key under another of its names: it is not used here"
                 ),
+                KeyFault::Unprovable => tracing::error!(
+                    %token, %locator,
+                    "the token's key may not decrypt, so that nothing shows that it is the one meant: it is not used"
+                ),
                 KeyFault::Differs => tracing::error!(
                     %token, %locator,
                     "the token's key is another than before, than on the other tokens, or than its check value says: it \
@@ -294,7 +315,8 @@ impl Fleet {
 
     /// Proves the keys of the store on every member ahead of their use, after every login anew. Ends never.
     pub async fn watch(self: Arc<Self>) {
-        // Nothing to do while the indexes are those that all was proven with. What one token lacks depends on the others.
+        // Nothing to do while the indexes are those that all was proven with, and there is no more to compare keys with. What one
+        // token lacks depends on the others.
         let mut settled = vec![Vec::new(); self.members.len()];
         let mut looks: Vec<_> = self.members.iter().map(|_| LookAgain::default()).collect();
         loop {
@@ -306,8 +328,9 @@ impl Fleet {
             }
             let mut has_looked = false;
             for (member, settled) in settled.iter_mut().enumerate() {
-                let generations: Vec<_> =
-                    self.members.iter().map(|token| token.indexed_generation()).collect();
+                let references = u64::try_from(lock(&self.references).len()).ok();
+                let generations = self.members.iter().map(|token| token.indexed_generation());
+                let generations: Vec<_> = generations.chain([references]).collect();
                 if generations[member].is_some() && *settled != generations {
                     has_looked = true;
                     if self.settle(member).await {
@@ -342,7 +365,9 @@ impl Fleet {
                 Some(_) => match self.prove(member, key, Deadline::after(clock::now(), PROOF_PATIENCE)).await
                 {
                     Ok(()) => self.forget_fault(member, key),
-                    Err(HsmError::KeyDiffers | HsmError::KeyOfAnotherStore) => {}
+                    Err(
+                        HsmError::KeyDiffers | HsmError::KeyOfAnotherStore | HsmError::KeyNotPermitted { .. },
+                    ) => {}
                     Err(HsmError::DeadlinePassed | HsmError::Stalled | HsmError::Unavailable(_)) => {
                         // The token's fault, which the next key would meet too while other tokens wait for theirs.
                         return false;
