@@ -46,6 +46,8 @@ pub(super) enum Message {
 pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flume::Receiver<Message>) {
     let mut pause = Duration::ZERO;
     let mut recovery = Recovery::default();
+    // What a keeper before was stuck in ends with nobody: whoever asks next has it begun anew.
+    shared.searches.end_all(&shared.unavailable());
     loop {
         // A helper is never initialised anew: the next connection has another.
         let in_process = shared.helper.is_none().then(|| modules.loaded(&shared.settings.module));
@@ -203,7 +205,7 @@ struct Keeper<'a> {
 impl<'a> Keeper<'a> {
     fn new(shared: &'a Shared, term: Term, connection: &'a Connection, session: &'a dyn Session) -> Self {
         let now = clock::now();
-        shared.keys.clear();
+        shared.keys.clear(connection.epoch);
         Self {
             shared,
             term,

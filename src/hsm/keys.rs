@@ -166,6 +166,8 @@ enum Found {
 #[derive(Default)]
 pub(super) struct KeyIndex {
     found: ArcSwap<HashMap<KeyLocator, Found>>,
+    /// The epoch that may write: of one before, a keeper that was stuck and replaced may still want to.
+    epoch: AtomicU64,
     /// Goes up with every change.
     generation: AtomicU64,
     /// The last epoch whose keys have all been listed.
@@ -219,8 +221,16 @@ impl KeyIndex {
         self.found.load().keys().filter_map(label).collect()
     }
 
-    pub(super) fn clear(&self) {
-        self.found.store(Arc::default());
+    /// Empty for an epoch that begins: from now on no other writes.
+    pub(super) fn clear(&self, epoch: Epoch) {
+        // Before the index itself, so that whoever looked at the epoch too early finds another index than it looked at.
+        if self.epoch.fetch_max(epoch.0, Ordering::SeqCst) < epoch.0 {
+            self.found.store(Arc::default());
+        }
+    }
+
+    fn may_write(&self, epoch: Epoch) -> bool {
+        self.epoch.load(Ordering::SeqCst) == epoch.0
     }
 
     /// Searches the token for one locator and puts what it finds into the index.
@@ -248,9 +258,12 @@ impl KeyIndex {
             several => Found::Many(several.len()),
         };
         self.found.rcu(|index| {
+            if !self.may_write(epoch) {
+                return Arc::clone(index);
+            }
             let mut index = HashMap::clone(index);
             index.insert(locator.clone(), found.clone());
-            index
+            Arc::new(index)
         });
         self.generation.fetch_add(1, Ordering::AcqRel);
         match found {
@@ -321,10 +334,13 @@ impl Enumeration {
         Ok(self.handles.len() == 0)
     }
 
-    /// Makes what was read the index. Entries that stay the same keep what they remember, and those that a search has
-    /// added meanwhile stay.
+    /// Makes what was read the index, unless its epoch is over. Entries that stay the same keep what they remember, and those
+    /// that a search has added meanwhile stay.
     pub(super) fn publish(self, index: &KeyIndex) {
         let known = index.found.load_full();
+        if !index.may_write(self.epoch) {
+            return;
+        }
         let mut found = self.found;
         for (locator, old) in known.iter() {
             let Found::One(old_entry) = old else { continue };
@@ -343,9 +359,12 @@ impl Enumeration {
                 None => {}
             }
         }
-        index.found.store(Arc::new(found));
-        index.generation.fetch_add(1, Ordering::AcqRel);
-        index.listed_epoch.store(self.epoch.0, Ordering::Release);
+        let before = index.found.compare_and_swap(&known, Arc::new(found));
+        // Who writes besides is the keeper of a later epoch.
+        if Arc::ptr_eq(&before, &known) {
+            index.generation.fetch_add(1, Ordering::AcqRel);
+            index.listed_epoch.fetch_max(self.epoch.0, Ordering::AcqRel);
+        }
     }
 }
 
@@ -449,6 +468,29 @@ pub(super) fn read(session: &CryptokiSession, handle: ObjectHandle) -> Result<Op
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn enumeration(epoch: u64, label: &str) -> Enumeration {
+        let locator = KeyLocator::Label(label.into());
+        let found = HashMap::from([(locator, Found::Many(2))]);
+        Enumeration { epoch: Epoch(epoch), started_at: clock::now(), handles: Vec::new().into_iter(), found }
+    }
+
+    #[test]
+    fn a_keeper_that_was_replaced_writes_nothing_into_the_index_of_the_next() {
+        let index = KeyIndex::default();
+        index.clear(Epoch(1));
+        enumeration(1, "before").publish(&index);
+        assert_eq!(index.labels(), [Box::from("before")]);
+        assert_eq!(index.generation(Epoch(1)), Some(1));
+        index.clear(Epoch(2));
+        index.clear(Epoch(1));
+        enumeration(1, "late").publish(&index);
+        assert!(index.labels().is_empty() && index.generation(Epoch(2)).is_none());
+        enumeration(2, "now").publish(&index);
+        enumeration(1, "later").publish(&index);
+        assert_eq!(index.labels(), [Box::from("now")]);
+        assert_eq!((index.generation(Epoch(1)), index.generation(Epoch(2))), (None, Some(2)));
+    }
 
     #[test]
     fn ivs_are_never_zero_repeated_or_of_another_length() {

@@ -30,13 +30,15 @@ impl Searches {
         Self { waiting: Mutex::default(), misses: Mutex::default(), miss_memory }
     }
 
-    /// Waits for the search of a key; true where nobody did before, so that the search must be begun.
+    /// Waits for the search of a key; true where none is under way, so that it must be begun.
     pub(super) fn join(&self, locator: &KeyLocator) -> (oneshot::Receiver<Found>, bool) {
         let (reply, answer) = oneshot::channel();
         let mut searches = lock(&self.waiting);
+        let is_first = !searches.contains_key(locator);
         let waiting = searches.entry(locator.clone()).or_default();
+        waiting.retain(|reply| !reply.is_closed());
         waiting.push(reply);
-        (answer, waiting.len() == 1)
+        (answer, is_first)
     }
 
     /// Whether anybody still waits for a search; where nobody does, it is off.
@@ -59,6 +61,14 @@ impl Searches {
         }
     }
 
+    /// Ends all searches: who was to make them has been replaced.
+    pub(super) fn end_all(&self, error: &HsmError) {
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        for reply in waiting.into_values().flatten() {
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+
     /// Whether a search for the key ended in vain just now.
     pub(super) fn was_missed_just_now(&self, locator: &KeyLocator) -> bool {
         lock(&self.misses).get(locator).is_some_and(|at| at.elapsed() < self.miss_memory)
@@ -78,4 +88,24 @@ impl Searches {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_of_a_keeper_that_was_replaced_is_begun_anew() {
+        let searches = Searches::new(Duration::ZERO);
+        let key = KeyLocator::Label("a".into());
+        let (mut answer, is_first) = searches.join(&key);
+        assert!(is_first);
+        for _ in 0..100 {
+            assert!(!searches.join(&key).1, "one is under way");
+        }
+        assert!(lock(&searches.waiting)[&key].len() <= 2, "nobody waits for those that have left");
+        searches.end_all(&HsmError::Worker);
+        assert!(matches!(answer.try_recv(), Ok(Err(HsmError::Worker))));
+        assert!(searches.join(&key).1);
+    }
 }

@@ -1,11 +1,11 @@
 //! Keys that the index does not hold are searched off the hot path, one by one, and not again and again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use xks_harness::proxy::nested_store;
 use xks_harness::{Function, Setup, SoftHsm};
 
-use super::rig::{Client, Rig, at_once, outcome};
+use super::rig::{Client, RECOVERY, Rig, at_once, outcome};
 
 fn setup() -> Setup {
     Setup { token: "sessions = 2\nintervals = { health_probe_ms = 30000 }".to_owned(), ..Setup::default() }
@@ -68,7 +68,7 @@ async fn attributes_that_have_aged_are_read_once_and_not_by_every_request_that_w
     rig.client().await.encrypt("demo").await.ok();
     let read_at = Instant::now();
     while read_at.elapsed().as_millis() <= AGE_MS {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     rig.faults.set("C_GetAttributeValue delay_ms=30");
     let before = rig.faults.calls(Function::GetAttributeValue);
@@ -167,6 +167,29 @@ async fn a_search_that_nobody_waits_for_any_more_never_reaches_the_token() {
     while outcome(&client.metadata("asked-afterwards").await) != not_found() {}
     let searches = rig.faults.calls(Function::FindObjectsInit) - before;
     assert!(searches <= 2, "{searches} searches, of which the first hung and the last was waited for");
+}
+
+/// What a keeper was stuck in comes back to it though another has taken its place.
+#[tokio::test]
+async fn a_search_of_a_keeper_that_was_replaced_takes_no_key_away() {
+    let token = "sessions = 2\nintervals = { health_probe_ms = 100 }".to_owned();
+    let timeouts = "answer_ms = 2000\nfirst_answer_ms = 2000".to_owned();
+    let rig = Rig::start(Setup { token, timeouts, ..Setup::default() }).await;
+    rig.proxy.token.generate("nested-new", &[]);
+    let hang = "C_FindObjectsInit hang until_removed times=1";
+    rig.faults.set(hang);
+    let mut client = rig.client_of(nested_store()).await;
+    assert_ne!(client.encrypt("new").await.status, 200);
+    assert_eq!(rig.faults.fired(hang), 1);
+    let until = Instant::now() + RECOVERY;
+    while client.encrypt("new").await.status != 200 {
+        assert!(Instant::now() < until, "{}", rig.last_lines());
+    }
+    rig.faults.clear();
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        client.encrypt("new").await.ok();
+    }
 }
 
 #[tokio::test]
