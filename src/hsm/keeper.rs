@@ -67,10 +67,18 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
                 let has_worked = ended.has_worked;
                 shared.disconnect(&connection);
                 recovery.note_end(connection.profile, has_worked, ended.looks_dead);
+                // What is closed in a helper that is gone hangs in nothing.
+                shared.end_helper();
+                shared.probe.enter(term);
                 if connection.lost.get() == Some(&Meaning::TokenLost) {
                     session.forget();
+                } else {
+                    drop(session);
                 }
-                shared.end_helper();
+                shared.probe.leave(term);
+                if !shared.probe.is_current(term) {
+                    return;
+                }
                 // One that does not last is not made again and again without a breath; one that never worked even less.
                 if began_at.elapsed() > MAX_PAUSE {
                     pause = Duration::ZERO;

@@ -8,7 +8,7 @@ use xks_harness::request::bytes_of;
 use xks_harness::{Answer, Function, RawConnection, Setup, SoftHsm};
 
 use super::rig::{
-    Client, DEFAULT_DEADLINES, PLAINTEXT, Rig, at_once, outcome, second_store, with_second_token,
+    Client, DEFAULT_DEADLINES, PLAINTEXT, RECOVERY, Rig, at_once, outcome, second_store, with_second_token,
 };
 
 const TIMEOUT: (u16, &str) = (503, "DependencyTimeoutException");
@@ -343,6 +343,23 @@ async fn a_prober_that_hangs_for_ever_is_replaced() {
     rig.wait_for_health("ACTIVE").await;
     rig.wait_until_it_serves().await;
     rig.faults.clear();
+    rig.wait_until_it_serves().await;
+    rig.wait_for_health("ACTIVE").await;
+}
+
+/// A session that is given up is closed, which is a call like any other.
+#[tokio::test]
+async fn a_keeper_that_hangs_for_ever_while_it_closes_its_session_is_replaced() {
+    let mut setup = setup(1, &both(5000));
+    setup.token = "sessions = 1\nintervals = { health_probe_ms = 100 }".to_owned();
+    let rig = Rig::start(setup).await;
+    let hang = "C_CloseSession hang forever times=1";
+    rig.faults.set(&format!("C_Encrypt fail=CKR_USER_NOT_LOGGED_IN label=xks-health times=1\n{hang}"));
+    let until = Instant::now() + RECOVERY;
+    while rig.faults.fired(hang) == 0 {
+        assert!(Instant::now() < until, "{}", rig.last_lines());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     rig.wait_until_it_serves().await;
     rig.wait_for_health("ACTIVE").await;
 }
