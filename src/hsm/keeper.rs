@@ -191,6 +191,10 @@ struct Keeper<'a> {
     next_probe: Instant,
     /// Pause before the next probe of a token that is asked no more.
     probe_pause: Duration,
+    /// The probe under way had no key that it could probe with.
+    is_blind: bool,
+    /// When a token that is asked no more, and cannot be probed, is asked again.
+    asked_again_at: Option<Instant>,
     next_enumeration: Instant,
     /// How long the last search took.
     last_search: Duration,
@@ -221,6 +225,8 @@ impl<'a> Keeper<'a> {
             session,
             next_probe: now,
             probe_pause: FIRST_PAUSE,
+            is_blind: false,
+            asked_again_at: None,
             next_enumeration: now,
             last_search: Duration::ZERO,
             enumeration: None,
@@ -274,6 +280,7 @@ impl<'a> Keeper<'a> {
 
     fn probe(&mut self) -> Result<(), Stopped> {
         self.looks_dead = false;
+        self.is_blind = false;
         let measured = self.inside_module(Self::measure)?;
         let being_initialised = || (HealthStatus::Unavailable, Some("the module is initialised anew".into()));
         let (mut status, reason) = measured.unwrap_or_else(being_initialised);
@@ -295,17 +302,37 @@ impl<'a> Keeper<'a> {
             self.shared.set_unavailable(reason);
         }
         self.shared.probe.end(self.term, status, reason);
-        let mut pause = self.shared.settings.probe_interval;
-        if status > HealthStatus::Unavailable {
-            self.shared.close_breaker();
-            self.probe_pause = FIRST_PAUSE;
-        } else if self.shared.breaker.is_open() {
-            // Requests wait for this: sooner than usual, but not all the time.
-            pause = pause.min(self.probe_pause);
-            self.probe_pause = (2 * self.probe_pause).min(MAX_PAUSE);
-        }
-        self.next_probe = clock::now() + pause;
+        self.next_probe = clock::now() + self.pause_after(status);
         Ok(())
+    }
+
+    /// When the next probe is due; has the token asked again where this one shows that it works.
+    fn pause_after(&mut self, status: HealthStatus) -> Duration {
+        let interval = self.shared.settings.probe_interval;
+        if status == HealthStatus::Active || !self.shared.breaker.is_open() {
+            if status == HealthStatus::Active {
+                self.shared.close_breaker("a probe succeeded");
+            }
+            self.probe_pause = FIRST_PAUSE;
+            self.asked_again_at = None;
+            return interval;
+        }
+        // Requests wait for this: sooner than usual, but not all the time.
+        let pause = self.probe_pause;
+        if !(self.may_serve && self.is_blind) {
+            self.probe_pause = (2 * pause).min(MAX_PAUSE);
+            return interval.min(pause);
+        }
+        // Only requests can tell whether it works again: at first soon, then less and less often.
+        let now = clock::now();
+        let again_at = *self.asked_again_at.get_or_insert(now + pause);
+        if now < again_at {
+            return interval.min(again_at - now);
+        }
+        self.shared.close_breaker("nothing can be probed");
+        self.asked_again_at = None;
+        self.probe_pause = (2 * pause).min(MAX_PAUSE);
+        interval.max(pause)
     }
 
     fn measure(&mut self) -> (HealthStatus, Option<Arc<str>>) {
@@ -323,6 +350,7 @@ impl<'a> Keeper<'a> {
                     (HealthStatus::Active, None)
                 }
                 Err(fault) => {
+                    self.is_blind = fault.meaning() == Meaning::KeyNotPermitted;
                     let reason = probe::refusal(self.connection, self.session, key, fault);
                     self.fail(fault, reason)
                 }
@@ -398,6 +426,7 @@ impl<'a> Keeper<'a> {
                 None
             }
             Err(code) => {
+                self.is_blind = true;
                 self.looks_dead |= ckr::is_about_the_whole_token(code);
                 self.is_lost |= matches!(
                     ckr::meaning(code),

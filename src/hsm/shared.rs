@@ -161,12 +161,12 @@ impl Shared {
         let _ = self.messages.try_send(Message::Probe);
     }
 
-    /// A probe has succeeded: the token is asked again.
-    pub(super) fn close_breaker(&self) {
+    /// The token is asked again.
+    pub(super) fn close_breaker(&self, reason: &str) {
         if self.breaker.close() {
             self.board.note_sign_of_life();
             self.metrics.breaker_open.set(0);
-            tracing::info!(token = %self.settings.name, "the token is asked again: a probe succeeded");
+            tracing::info!(token = %self.settings.name, reason, "the token is asked again");
         }
     }
 

@@ -215,6 +215,11 @@ impl Fleet {
                 Ok(()) => token.with_key(&key.locator, due, trust, work).await,
                 Err(error) => Outcome::failed(error),
             };
+            // It has just shown itself under another handle, which means nothing again.
+            if matches!(outcome.result, Err(HsmError::KeyUnproven)) {
+                let (call, code) = ("every use of the key", "CKR_KEY_HANDLE_INVALID".into());
+                outcome.result = Err(HsmError::Device { call, code });
+            }
             outcome.report.add(&so_far);
         }
         token.note_outcome(&outcome);
