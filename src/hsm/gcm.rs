@@ -45,6 +45,10 @@ pub(super) const OTHER_LENGTH: Failure = ("C_Encrypt", RvError::EncryptedDataLen
 /// The module encrypted, but under another IV than the one that it was given. The same holds for this code.
 pub(super) const OTHER_IV: Failure = ("C_Encrypt", RvError::EncryptedDataInvalid);
 
+/// The module succeeded, but says of the output that it has a length which it cannot have: a fault of the token, which this
+/// code is never taken for anything but.
+const IMPOSSIBLE_LENGTH: RvError = RvError::DataLenRange;
+
 /// Who makes the initialization vector of an encryption.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) enum NewIv {
@@ -153,8 +157,9 @@ impl Gcm {
         let functions = (self.decrypt_init, self.decrypt);
         let written = call(functions, session, key, &mut Iv::new(iv), aad, sealed, &mut plaintext)
             .map_err(|(is_init, code)| (if is_init { "C_DecryptInit" } else { "C_Decrypt" }, code))?;
+        // It was content with the ciphertext: what is wrong is the token.
         if written != plaintext_bytes {
-            return Err(("C_Decrypt", RvError::EncryptedDataLenRange));
+            return Err(("C_Decrypt", IMPOSSIBLE_LENGTH));
         }
         plaintext.truncate(plaintext_bytes);
         Ok(plaintext)
@@ -219,10 +224,7 @@ fn call(
     };
     check(code).map_err(|code| (false, code))?;
     // A module that claims more than it was given room for has already done its harm; it gets no further.
-    usize::try_from(written)
-        .ok()
-        .filter(|written| *written <= output.len())
-        .ok_or((false, RvError::GeneralError))
+    usize::try_from(written).ok().filter(|written| *written <= output.len()).ok_or((false, IMPOSSIBLE_LENGTH))
 }
 
 fn check(code: CK_RV) -> Result<(), RvError> {

@@ -174,6 +174,8 @@ keywords!(
         Tag = "tag",
         /// The first byte of what a decryption returns.
         Plaintext = "plaintext",
+        /// How long it is: one byte less is said to have been decrypted than there is.
+        Length = "length",
     }
 );
 
@@ -292,6 +294,7 @@ impl Fault {
             Fault::Corrupt(Corrupt::Plaintext) => {
                 matches!(function, F::Decrypt | F::DecryptUpdate | F::DecryptFinal)
             }
+            Fault::Corrupt(Corrupt::Length) => matches!(function, F::Decrypt),
             Fault::RemoveToken(_) => function.concerns_slot() || matches!(function, F::GetSlotList),
             Fault::OtherValue => matches!(
                 function,

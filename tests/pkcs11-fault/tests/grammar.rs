@@ -211,6 +211,7 @@ fn lines_that_are_refused() {
         ("*=1 abort", "begins with a function"),
         ("C_Login corrupt=tag", "never acts in C_Login"),
         ("C_EncryptUpdate corrupt=tag", "never acts in C_EncryptUpdate"),
+        ("C_DecryptFinal corrupt=length", "never acts in C_DecryptFinal"),
         ("C_Decrypt gcm_iv=zeros", "never acts in C_Decrypt"),
         ("C_Initialize need_reinit", "never acts in C_Initialize"),
         ("C_GetInfo abort slot=1", "concerns no slot"),

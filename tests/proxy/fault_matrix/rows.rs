@@ -357,6 +357,12 @@ fn corrupts(part: Corrupt) -> Row {
             row(&[&format!("C_Encrypt corrupt={part}")]).when(When::Probed).encrypts(INTERNAL)
         }
         Corrupt::Plaintext => row(&["C_Decrypt corrupt=plaintext"]).when(When::Probed).uses(INTERNAL),
+        // A tag that does not fit has no plaintext of any length.
+        Corrupt::Length => {
+            let mut row = row(&["C_Decrypt corrupt=length label=demo"]).decrypt(INTERNAL);
+            row.one[3] = INTERNAL;
+            row
+        }
     }
 }
 

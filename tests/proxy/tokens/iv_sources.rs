@@ -65,7 +65,10 @@ fn rules(kind: FaultKind, row: Row) -> Vec<(String, Verdict)> {
         FaultKind::PermuteHandles => one("C_EncryptInit permute_handles", Serves),
         FaultKind::NeedReinit => one("C_Encrypt need_reinit", Either),
         FaultKind::Corrupt => {
-            let call = |part| if part == Corrupt::Plaintext { "C_Decrypt" } else { "C_Encrypt" };
+            let call = |part| match part {
+                Corrupt::Plaintext | Corrupt::Length => "C_Decrypt",
+                Corrupt::Ciphertext | Corrupt::Tag => "C_Encrypt",
+            };
             Corrupt::ALL.iter().map(|part| (format!("{} corrupt={part}", call(*part)), Refuses)).collect()
         }
         FaultKind::RemoveToken => one("* remove_token", Refuses),

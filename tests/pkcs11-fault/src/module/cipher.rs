@@ -133,6 +133,9 @@ pub(super) fn decrypt_last(
     let rv = forward(output.bytes.pointer(), output.length.pointer());
     if let Some(plaintext) = written(output, rv) {
         corrupt(call, Corrupt::Plaintext, plaintext.first_mut());
+        if !plaintext.is_empty() && strikes(call, Corrupt::Length) {
+            output.length.write(ulong(plaintext.len() - 1));
+        }
     }
     let wanted = |fault: &Fault| match fault {
         Fault::BadTag(answer) => Some(answer.0),
@@ -150,11 +153,15 @@ fn written<'a>(output: Output, rv: CK_RV) -> Option<&'a mut [u8]> {
     Some(output.bytes.values(count(length)))
 }
 
+/// Whether a rule says that a part is corrupted.
+fn strikes(call: &Call, part: Corrupt) -> bool {
+    call.struck_with(|fault| (*fault == Fault::Corrupt(part)).then_some(())).is_some()
+}
+
 /// Flips a bit if a rule says so and there is a byte to flip it in.
 fn corrupt(call: &Call, part: Corrupt, byte: Option<&mut u8>) {
-    let wanted = |fault: &Fault| (*fault == Fault::Corrupt(part)).then_some(());
     if let Some(byte) = byte
-        && call.struck_with(wanted).is_some()
+        && strikes(call, part)
     {
         *byte ^= 1;
     }

@@ -111,6 +111,19 @@ staged! {
         assert_eq!(decrypt(&session, key, &ciphertext).unwrap(), PLAINTEXT);
     }
 
+    fn a_plaintext_is_said_to_be_shorter(stage) {
+        let token = stage.token();
+        let session = token.log_in();
+        let key = make_key(&session, "key");
+        let ciphertext = encrypt(&session, key).unwrap();
+        let rule = Rule::new(Fault::Corrupt(Corrupt::Length)).label("key");
+        stage.rule(&rule);
+        assert_eq!(decrypt(&session, key, &ciphertext).unwrap(), PLAINTEXT[..PLAINTEXT.len() - 1]);
+        assert_eq!(stage.fired(&rule), 1);
+        stage.control.clear().unwrap();
+        assert_eq!(decrypt(&session, key, &ciphertext).unwrap(), PLAINTEXT);
+    }
+
     fn a_label_holds_another_value(stage) {
         let token = stage.token();
         let session = token.log_in();
