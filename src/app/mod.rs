@@ -167,10 +167,12 @@ pub async fn run(
         tracing::warn!(connections = left, "connections were still open at the end of the drain time");
     }
     let stop = move || {
-        iv_budget.close();
         records.close();
         audit.iter().for_each(|audit| audit.close());
-        tokens.stop()
+        let is_clean = tokens.stop();
+        // A thread that is still there may draw more.
+        iv_budget.close(is_clean);
+        is_clean
     };
     let is_clean = tokio::task::spawn_blocking(stop).await.unwrap_or(false);
     tracing::info!(clean = is_clean, "stopped");

@@ -80,7 +80,10 @@ struct Shared {
 enum Message {
     Reserve(Arc<IvCount>),
     /// Answered when everything is written.
-    Close(flume::Sender<()>),
+    Close {
+        is_final: bool,
+        done: flume::Sender<()>,
+    },
 }
 
 impl IvBudget {
@@ -121,11 +124,11 @@ impl IvBudget {
         }
     }
 
-    /// Writes exact counts and ends the thread. Whatever is drawn from now on is not counted. A disk that hangs is not
-    /// waited for: the counts stay too high.
-    pub fn close(&self) {
+    /// Writes exact counts, where they are final since nothing draws any more, and ends the thread. Where they are not, what was
+    /// reserved covers what is drawn from now on. A disk that hangs is not waited for: the counts stay too high.
+    pub fn close(&self, is_final: bool) {
         let (done, is_done) = flume::bounded(1);
-        if self.shared.messages.send(Message::Close(done)).is_ok() {
+        if self.shared.messages.send(Message::Close { is_final, done }).is_ok() {
             let _ = is_done.recv_timeout(2 * CLOSE_PATIENCE);
         }
     }
@@ -246,8 +249,10 @@ impl Writer {
             match waiting.recv_timeout(TICK) {
                 Ok(Message::Reserve(count)) => self.reserve(count),
                 Err(flume::RecvTimeoutError::Timeout) => {}
-                Ok(Message::Close(done)) => {
-                    self.settle();
+                Ok(Message::Close { is_final, done }) => {
+                    if is_final {
+                        self.settle();
+                    }
                     // The lock goes before whoever waits goes on.
                     drop(self);
                     let _ = done.send(());

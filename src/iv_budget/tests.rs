@@ -49,11 +49,20 @@ async fn an_orderly_end_leaves_exact_counts_and_they_go_on() {
             count.draw(1);
         }
         counts.of("ledger", 2).draw(9 * u64::from(total == 7));
-        budget.close();
+        budget.close(true);
         drop((counts, budget));
         assert_eq!(on_disk(dir.path())[&("ledger".into(), 1)], total);
     }
     assert_eq!(on_disk(dir.path())[&("ledger".into(), 2)], 9);
+}
+
+#[tokio::test]
+async fn what_may_still_be_drawn_after_the_end_stays_reserved() {
+    let dir = tempfile::tempdir().unwrap();
+    let budget = open(dir.path());
+    draw_first(&store(&budget)).await;
+    budget.close(false);
+    assert!(on_disk(dir.path())[&("ledger".into(), 1)] >= BLOCK);
 }
 
 /// The process ends without notice at any moment after the first draw has returned.
@@ -109,7 +118,7 @@ async fn a_count_goes_on_where_the_disk_left_it_after_a_crash() {
     let budget = open(crashed.path());
     let counts = store(&budget);
     draw_first(&counts).await;
-    budget.close();
+    budget.close(true);
     drop((counts, budget));
     assert_eq!(on_disk(crashed.path())[&("ledger".into(), 1)], 1 + BLOCK);
 }
@@ -154,7 +163,7 @@ async fn a_disk_that_fails_is_tried_again_and_refuses_nothing() {
     std::fs::rename(dir.path().join("away"), &folder).unwrap();
     let count = counts.of("ledger", 1);
     eventually("it was tried again", || count.reserved.load(Ordering::Relaxed) > 0).await;
-    budget.close();
+    budget.close(true);
     drop((counts, budget));
     assert_eq!(on_disk(dir.path())[&("ledger".into(), 1)], 1);
 }
@@ -174,7 +183,7 @@ async fn without_a_folder_counts_are_kept_in_memory() {
     // The next version begins at zero, and the one before is no longer what encrypts.
     counts.of("ledger", 2).draw(1);
     eventually("a quarter is used", || (used.get() - 0.25).abs() < 0.01).await;
-    budget.close();
+    budget.close(true);
 }
 
 /// Nobody answers: the thread hangs in the disk.
@@ -186,7 +195,7 @@ fn the_end_does_not_wait_for_a_disk_that_hangs() {
         shared: Arc::new(Shared { share: 1000.into(), counts: Mutex::default(), messages, metrics }),
     };
     let began_at = clock::now();
-    budget.close();
+    budget.close(true);
     assert!(began_at.elapsed() >= CLOSE_PATIENCE, "it was given time");
-    assert!(matches!(waiting.try_recv(), Ok(Message::Close(_))));
+    assert!(matches!(waiting.try_recv(), Ok(Message::Close { .. })));
 }

@@ -75,6 +75,37 @@ async fn counts_are_exact_after_an_orderly_end_and_too_high_after_a_crash() {
     assert_eq!(drawn(state.path(), "demo"), 6 + BLOCK);
 }
 
+/// Encryptions may outlive the time that requests have at the end.
+#[tokio::test]
+async fn what_is_drawn_while_the_process_ends_is_counted() {
+    const RULE: &str = "C_Encrypt delay_ms=800 label=demo";
+    let state = tempfile::tempdir().unwrap();
+    let faults = Faults::new();
+    faults.set("");
+    let setup = Setup {
+        server: "lame_duck_secs = 0\ndrain_secs = 1".to_owned(),
+        timeouts: "answer_ms = 20000\nfirst_answer_ms = 20000".to_owned(),
+        token: "sessions = 1".to_owned(),
+        ..counting_in(state.path())
+    };
+    let mut proxy = Proxy::start_on(&faults.between(setup), Arc::new(SoftHsm::with_keys())).await;
+    faults.set(RULE);
+    for _ in 0..6 {
+        let mut connection = proxy.connect(Http::One).await;
+        let body = encrypt_body(b"counted", None, false);
+        let request = XksRequest::encrypt(&main_store(), "demo", &body);
+        // It may be cut off.
+        tokio::spawn(async move { drop(connection.try_send(&request).await) });
+    }
+    while faults.fired(RULE) == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    proxy.signal("TERM");
+    tokio::task::spawn_blocking(move || proxy.wait_for_exit()).await.unwrap();
+    let (on_disk, made) = (drawn(state.path(), "demo"), faults.fired(RULE));
+    assert!(on_disk >= made, "{on_disk} on disk, {made} made");
+}
+
 #[tokio::test]
 async fn half_of_the_share_is_warned_of_and_nothing_is_refused_beyond_all_of_it() {
     let state = tempfile::tempdir().unwrap();
