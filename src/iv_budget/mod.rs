@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::Notify;
 
-use crate::clock;
+use crate::clock::{self, Deadline};
 use crate::metrics::Metrics;
 use crate::state_folder::StateFault;
 use ledger::Ledger;
@@ -34,8 +34,10 @@ const BLOCK: u64 = 1 << 16;
 const LOW_WATER: u64 = BLOCK / 2;
 /// Between two looks at all counts.
 const TICK: Duration = Duration::from_secs(1);
-/// How long the first encryption under a key version since the start waits for its block to be on disk.
+/// How long the first encryption under a key version since the start waits for its block to be on disk, at most.
 const FIRST_BLOCK_PATIENCE: Duration = Duration::from_millis(50);
+/// So much of the time that is left until its deadline, as a divisor.
+const FIRST_BLOCK_SHARE: u32 = 4;
 /// How long the end of the process may take to write exact counts; what is left over stays too high.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -175,18 +177,26 @@ impl StoreIvCounts {
 
     /// Sees to it that initialization vectors can be drawn: the first time since the start it waits a moment for their
     /// block to be on disk.
-    pub async fn prepare(&self, count: &Arc<IvCount>) {
+    pub async fn prepare(&self, count: &Arc<IvCount>, deadline: Deadline) {
         if count.was_awaited.load(Ordering::Relaxed) {
             return;
         }
         // Registered before the look: what is reserved in between wakes it.
         let reserved = count.was_reserved.notified();
         count.draw(0);
-        if count.reserved.load(Ordering::Acquire) <= count.drawn.load(Ordering::Relaxed) {
-            let _ = tokio::time::timeout(FIRST_BLOCK_PATIENCE, reserved).await;
+        let patience = first_block_patience(deadline.instant().saturating_duration_since(clock::now()));
+        if !patience.is_zero()
+            && count.reserved.load(Ordering::Acquire) <= count.drawn.load(Ordering::Relaxed)
+        {
+            let _ = tokio::time::timeout(patience, reserved).await;
         }
         count.was_awaited.store(true, Ordering::Relaxed);
     }
+}
+
+/// How long who has so much time left waits for the first block.
+fn first_block_patience(left: Duration) -> Duration {
+    FIRST_BLOCK_PATIENCE.min(left / FIRST_BLOCK_SHARE)
 }
 
 /// The initialization vectors that one key version has drawn.

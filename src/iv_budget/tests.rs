@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use futures_util::FutureExt;
+
 use super::*;
 
 fn settings(dir: &Path) -> IvBudgetSettings {
@@ -24,10 +26,14 @@ async fn eventually(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+fn in_a_minute() -> Deadline {
+    Deadline::after(clock::now(), Duration::from_secs(60))
+}
+
 /// Draws one as an encryption does.
 async fn draw_first(counts: &StoreIvCounts) {
     let count = counts.of("ledger", 1);
-    counts.prepare(&count).await;
+    counts.prepare(&count, in_a_minute()).await;
     count.draw(1);
 }
 
@@ -45,7 +51,7 @@ async fn an_orderly_end_leaves_exact_counts_and_they_go_on() {
         let counts = store(&budget);
         let count = counts.of("ledger", 1);
         for _ in 0..draws {
-            counts.prepare(&count).await;
+            counts.prepare(&count, in_a_minute()).await;
             count.draw(1);
         }
         counts.of("ledger", 2).draw(9 * u64::from(total == 7));
@@ -54,6 +60,21 @@ async fn an_orderly_end_leaves_exact_counts_and_they_go_on() {
         assert_eq!(on_disk(dir.path())[&("ledger".into(), 1)], total);
     }
     assert_eq!(on_disk(dir.path())[&("ledger".into(), 2)], 9);
+}
+
+/// A disk that is slow takes no request the time that the token needs.
+#[tokio::test]
+async fn the_first_block_is_waited_for_no_longer_than_the_deadline_allows() {
+    assert_eq!(first_block_patience(Duration::from_millis(10)), Duration::from_micros(2500));
+    assert_eq!(first_block_patience(Duration::from_secs(60)), FIRST_BLOCK_PATIENCE);
+    let dir = tempfile::tempdir().unwrap();
+    let budget = open(dir.path());
+    // There is no writer any more.
+    budget.close(false);
+    let counts = store(&budget);
+    let count = counts.of("ledger", 1);
+    let passed = Deadline::after(clock::now(), Duration::ZERO);
+    assert!(counts.prepare(&count, passed).now_or_never().is_some());
 }
 
 #[tokio::test]

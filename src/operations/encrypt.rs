@@ -85,7 +85,7 @@ struct Work<'a> {
 impl Work<'_> {
     async fn seal(&self, context: &mut Context<'_>) -> Result<Arc<Sealed>, Error> {
         let (plaintext, framed) = (Arc::clone(&self.plaintext), Arc::clone(&self.framed));
-        context.store.iv_counts.prepare(&self.iv_count).await;
+        context.store.iv_counts.prepare(&self.iv_count, self.terms.deadline).await;
         let (material, terms) = (&self.version.material, self.terms.clone());
         let outcome = context.store.hsm.encrypt(material, plaintext, framed, terms).await;
         Ok(Arc::new(context.note(outcome)?))
