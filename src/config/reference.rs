@@ -147,7 +147,7 @@ pub const SETTINGS: &[Setting] = &[
     row("tokens[].intervals", Table("a table"), "", Never, "How often the token is looked at."),
     row("tokens[].intervals.health_probe_ms", Number(100, 30_000), "10000", Never, "Between health probes."),
     row("tokens[].intervals.key_attributes_ms", Number(100, 30_000), "30000", Never, "How old a key's attributes may be."),
-    row("tokens[].intervals.reindex_secs", Number(1, 86_400), "300", Never, "Between enumerations of all keys."),
+    row("tokens[].intervals.reindex_secs", Number(1, 86_400), "300", Never, "Between enumerations of all keys, after each of which keys prove anew that they are the ones meant."),
     row("tokens[].intervals.stuck_after_ms", Number(100, 60_000), "250", Never, "How long a call may take until its thread is taken to be stuck."),
     row("stores", Table("an array of tables"), NEEDED, Request, "Key stores: what KMS calls external key stores."),
     row("stores[].name", Text("name"), NEEDED, Request, "By which log, audit and metrics name it; one with another name is another store."),

@@ -172,6 +172,8 @@ pub(super) struct KeyIndex {
     generation: AtomicU64,
     /// The last epoch whose keys have all been listed.
     listed_epoch: AtomicU64,
+    /// How often all keys have been listed.
+    listings: AtomicU64,
 }
 
 impl KeyIndex {
@@ -205,6 +207,11 @@ impl KeyIndex {
     pub(super) fn generation(&self, epoch: Epoch) -> Option<u64> {
         let is_listed = self.listed_epoch.load(Ordering::Acquire) == epoch.0;
         is_listed.then(|| self.generation.load(Ordering::Acquire))
+    }
+
+    /// How often all keys have been listed, in whichever epoch.
+    pub(super) fn listings(&self) -> u64 {
+        self.listings.load(Ordering::Acquire)
     }
 
     /// How many locators answer.
@@ -362,6 +369,7 @@ impl Enumeration {
         let before = index.found.compare_and_swap(&known, Arc::new(found));
         // Who writes besides is the keeper of a later epoch.
         if Arc::ptr_eq(&before, &known) {
+            index.listings.fetch_add(1, Ordering::AcqRel);
             index.generation.fetch_add(1, Ordering::AcqRel);
             index.listed_epoch.fetch_max(self.epoch.0, Ordering::AcqRel);
         }

@@ -328,6 +328,11 @@ impl Token {
         self.shared.keys.generation(self.shared.connection.load().as_ref()?.epoch)
     }
 
+    /// How often its keys have all been listed.
+    pub(super) fn listings(&self) -> u64 {
+        self.shared.keys.listings()
+    }
+
     /// The labels of the keys in the index.
     pub(super) fn indexed_labels(&self) -> Vec<Box<str>> {
         self.shared.keys.labels()

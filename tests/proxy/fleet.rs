@@ -438,6 +438,30 @@ async fn a_key_that_changed_while_its_token_was_away_is_not_used() {
     }
 }
 
+/// Nor need a token go away for that: a key may be made anew under its label, and have the handle of the one before.
+#[tokio::test]
+async fn a_key_that_changes_under_its_handle_is_found_out_when_keys_are_listed_anew() {
+    let anew = |text: &str| text.replace("key_attributes_ms", "reindex_secs = 1, key_attributes_ms");
+    let setup = Setup { token: anew(&setup().token), more: anew(&setup().more), ..setup() };
+    let rig = Rig::start_with_faults(setup, same_keys(), "");
+    rig.proxy.wait_until_ready().await;
+    wait_until_both_serve(&rig).await;
+    let mut client = rig.client().await;
+    rig.faults.set(&format!("* other_value label=demo token={SECOND}"));
+    wait_for_fleet(&rig, ["ACTIVE", "DEGRADED"]).await;
+    let mut encrypted = Vec::new();
+    for _ in 0..20 {
+        encrypted.push(client.encrypt("demo").await.ok());
+    }
+    rig.faults.clear();
+    wait_until_both_serve(&rig).await;
+    for encrypted in &encrypted {
+        client.assert_decrypts("demo", encrypted).await;
+    }
+    let connected = |line: &&Value| line["message"] == "connected to the token" && line["token"] == "second";
+    assert_eq!(rig.proxy.log_lines().iter().filter(connected).count(), 1, "without another connection");
+}
+
 /// A code that may mean a bad tag or a broken token is believed only where another token agrees.
 #[tokio::test]
 async fn a_verdict_on_a_ciphertext_that_one_token_is_unsure_of_is_confirmed_by_the_other() {

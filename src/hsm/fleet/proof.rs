@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::{Fleet, lock};
 use crate::clock::{self, Deadline};
+use crate::hsm::keys::KeyEntry;
 use crate::hsm::standing::Standing;
 use crate::hsm::token::{Token, Trust};
 use crate::hsm::{CheckValue, Hsm, HsmError, KeyKind, KeyLocator, KeyMaterial};
@@ -101,8 +102,7 @@ impl Fleet {
         key: &KeyMaterial,
         deadline: Deadline,
     ) -> Result<(), HsmError> {
-        let token = &self.members[member];
-        let entry = token.entry(&key.locator, deadline).await?;
+        let entry = self.members[member].entry(&key.locator, deadline).await?;
         match Trust::Proven(self.id, key).allows(&entry) {
             Err(HsmError::KeyUnproven) => {}
             // There may be something to compare it with by now.
@@ -113,6 +113,28 @@ impl Fleet {
             }
             known => return known,
         }
+        self.judge(member, key, &entry, deadline).await
+    }
+
+    /// The same for a key that may have shown already what it is: under its label and its handle there may be another by now.
+    /// What it was holds until it is known what it is.
+    async fn prove_anew(&self, member: usize, key: &KeyMaterial, deadline: Deadline) -> Result<(), HsmError> {
+        let entry = self.members[member].entry(&key.locator, deadline).await?;
+        if !entry.is_of(self.id) {
+            self.note_fault(member, key, KeyFault::OfAnotherStore);
+            return Err(HsmError::KeyOfAnotherStore);
+        }
+        self.judge(member, key, &entry, deadline).await
+    }
+
+    async fn judge(
+        &self,
+        member: usize,
+        key: &KeyMaterial,
+        entry: &KeyEntry,
+        deadline: Deadline,
+    ) -> Result<(), HsmError> {
+        let token = &self.members[member];
         let standing = match self.is_same_key(token, key, deadline).await {
             Ok(true) => Standing::Proven,
             Ok(false) => Standing::Refused,
@@ -313,12 +335,15 @@ impl Fleet {
         locators.into_iter().map(material).collect()
     }
 
-    /// Proves the keys of the store on every member ahead of their use, after every login anew. Ends never.
+    /// Proves the keys of the store on every member ahead of their use, and anew after every login and whenever a token's keys
+    /// have been listed. Ends never.
     pub async fn watch(self: Arc<Self>) {
         // Nothing to do while the indexes are those that all was proven with, and there is no more to compare keys with. What one
         // token lacks depends on the others.
         let mut settled = vec![Vec::new(); self.members.len()];
         let mut looks: Vec<_> = self.members.iter().map(|_| LookAgain::default()).collect();
+        // The listing after which the keys of each were last proven.
+        let mut proven = vec![None; self.members.len()];
         loop {
             for (member, look) in looks.iter_mut().enumerate() {
                 let faults = lock(&self.faults).keys().filter(|(of, _)| *of == member).count();
@@ -327,14 +352,16 @@ impl Fleet {
                 }
             }
             let mut has_looked = false;
-            for (member, settled) in settled.iter_mut().enumerate() {
+            for (member, (settled, proven)) in settled.iter_mut().zip(&mut proven).enumerate() {
+                let listing = self.members[member].listings();
                 let references = u64::try_from(lock(&self.references).len()).ok();
                 let generations = self.members.iter().map(|token| token.indexed_generation());
                 let generations: Vec<_> = generations.chain([references]).collect();
                 if generations[member].is_some() && *settled != generations {
                     has_looked = true;
-                    if self.settle(member).await {
+                    if self.settle(member, proven.is_some_and(|before| before != listing)).await {
                         *settled = generations;
+                        *proven = Some(listing);
                         self.is_prepared.store(true, Ordering::Release);
                     }
                 }
@@ -347,8 +374,8 @@ impl Fleet {
         }
     }
 
-    /// Proves what can be proven; true once nothing is left to do.
-    async fn settle(&self, member: usize) -> bool {
+    /// Proves what can be proven, `is_anew` what has proven itself too; true once nothing is left to do.
+    async fn settle(&self, member: usize, is_anew: bool) -> bool {
         let token = &self.members[member];
         let seen: Vec<_> = lock(&self.references).keys().cloned().collect();
         let seen = seen.into_iter().map(|locator| KeyMaterial { locator, check_value: None });
@@ -359,11 +386,18 @@ impl Fleet {
         let seen: Vec<_> = seen.filter(is_reached).collect();
         let mut is_settled = true;
         for key in self.listed.iter().chain(&seen) {
+            let deadline = Deadline::after(clock::now(), PROOF_PATIENCE);
+            let proof = async {
+                if is_anew {
+                    self.prove_anew(member, key, deadline).await
+                } else {
+                    self.prove(member, key, deadline).await
+                }
+            };
             match token.standing(self.id, key) {
-                Some(Standing::Refused) => {}
+                Some(Standing::Refused) if !is_anew => {}
                 // One that is proven may have been so for another store, under another name.
-                Some(_) => match self.prove(member, key, Deadline::after(clock::now(), PROOF_PATIENCE)).await
-                {
+                Some(_) => match proof.await {
                     Ok(()) => self.forget_fault(member, key),
                     Err(
                         HsmError::KeyDiffers | HsmError::KeyOfAnotherStore | HsmError::KeyNotPermitted { .. },
