@@ -161,7 +161,12 @@ fn log_in(
         }
         // The login belongs to the application: another of our configured tokens may be the same one. Of the PIN this says
         // nothing.
-        Err(RvError::UserAlreadyLoggedIn) => Ok(()),
+        Err(RvError::UserAlreadyLoggedIn) => {
+            attempt.not_judged();
+            Ok(())
+        }
+        // Whatever the token has said, nobody has heard it: the attempt counts.
+        Err(ckr::HELPER_ENDED) => Err(call_fault("C_Login", ckr::HELPER_ENDED)),
         Err(code) => {
             let is_about_pin = matches!(
                 code,
@@ -174,6 +179,7 @@ fn log_in(
             if is_about_pin {
                 Err(attempt.refused(&ckr::name(code)).into())
             } else {
+                attempt.not_judged();
                 Err(call_fault("C_Login", code))
             }
         }

@@ -1,22 +1,32 @@
 //! Never locks a PIN: none is given to a token that refused it, nor to a token that is close to locking.
 //!
-//! Every login of every command passes here. What a token has refused is remembered in the state directory, so that a
-//! restart does not try it again, and neither does another command; without a directory, for as long as the process lives.
+//! Every login of every command passes here, one at a time. What a token has refused is remembered in the state directory, so
+//! that a restart does not try it again, and neither does another command; without a directory, for as long as the process
+//! lives. A login counts as one that was never answered from before it begins: whatever ends the process, it was.
 //! The token's own flags (PKCS#11 2.40, CK_TOKEN_INFO) are obeyed besides: somebody else may be using tries up.
 
 mod record;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::settings::{ForceLogin, TokenSettings, UserType};
+use crate::clock;
 use crate::secret::Secret;
 use record::{Derivation, Folder, Lock, Record};
+
+/// Logins with one PIN that may end without an answer, by which the token may have meant a refusal.
+const MAX_UNANSWERED: u32 = 2;
+/// How long a login of another thread or process is waited for.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
+/// Time between two looks whether it has ended.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Whose login it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +78,19 @@ pub enum PinFault {
          `xks-proxy check --force-login` tries it once more"
     )]
     Refused(Box<str>),
+    /// The token was given it, and its answers were never learnt.
+    #[error(
+        "the PIN is not tried, for what the token said of it was never learnt (logins without an answer: {0}), and may have been \
+         a refusal; it is not tried again until the PIN's content changes. If it is right, `xks-proxy check --force-login` \
+         tries it once more"
+    )]
+    Unanswered(u32),
+    /// Somebody else is at it.
+    #[error(
+        "the PIN is not tried beside another login to the token that is under way, of this process or another, or that does \
+         not return"
+    )]
+    UnderWay,
     /// A wrong PIN might lock the token.
     #[error(
         "the PIN is not tried, for the token says that {0}; then `xks-proxy check --force-login` tries the PIN once"
@@ -103,15 +126,40 @@ pub(super) struct PinGuard {
 /// What this process knows of one login.
 #[derive(Default)]
 struct Known {
-    /// PINs that were refused, with the return code.
-    refused: Vec<(Secret, Box<str>)>,
+    is_under_way: bool,
+    /// PINs that this process has tried, but for those after which there was nothing to remember.
+    tried: Vec<(Secret, Past)>,
     /// The last derivation, which took its time.
     derivation: Option<(Secret, Derivation)>,
 }
 
 impl Known {
-    fn code_of(&self, pin: &Secret) -> Option<&str> {
-        self.refused.iter().find(|(refused, _)| refused == pin).map(|(_, code)| &**code)
+    fn past_of(&self, pin: &Secret) -> Option<&Past> {
+        self.tried.iter().find(|(tried, _)| tried == pin).map(|(_, past)| past)
+    }
+
+    /// `None` where nothing is to be remembered of it.
+    fn set_past(&mut self, pin: &Secret, past: Option<Past>) {
+        self.tried.retain(|(tried, _)| tried != pin);
+        self.tried.extend(past.map(|past| (pin.clone(), past)));
+    }
+}
+
+/// What came of the logins with one PIN.
+#[derive(Clone, Default)]
+struct Past {
+    /// What the token said when it refused it.
+    code: Option<Box<str>>,
+    /// Logins that have begun, and of which no answer was learnt.
+    unanswered: u32,
+}
+
+impl Past {
+    /// Why it is not tried again.
+    fn fault(&self) -> Option<PinFault> {
+        let unanswered =
+            || (self.unanswered >= MAX_UNANSWERED).then_some(PinFault::Unanswered(self.unanswered));
+        self.code.clone().map(PinFault::Refused).or_else(unanswered)
     }
 }
 
@@ -133,62 +181,91 @@ impl PinGuard {
             token_serial: serial.into(),
             user_type: settings.user_type,
         };
+        let until = clock::now() + TURN_PATIENCE;
+        let turn = self.take_turn(id, until)?;
+        let id = &turn.id;
+        let (tried_here, was_another_tried_here) = self.tried_here(id, pin);
         // What a person has forced once is not forced again by whoever tries anew in the same process.
-        let forces_refused =
-            settings.force_login == ForceLogin::Everything && self.refused_here(&id, pin).is_none();
+        let forces_refused = settings.force_login == ForceLogin::Everything && tried_here.is_none();
         let disk = match &settings.state_dir {
             None => None,
-            Some(dir) => match Disk::open(dir, &id) {
-                Err(_) if forces_refused => None,
+            Some(dir) => match Disk::open(dir, id, until) {
+                Err(fault) if forces_refused && fault != PinFault::UnderWay => None,
                 opened => Some(opened?),
             },
         };
-        let refusals = match &disk {
-            Some(disk) => match disk.folder.read(&id) {
+        let before = match &disk {
+            Some(disk) => match disk.folder.read(id) {
                 Err(_) if forces_refused => None,
                 read => read?,
             },
             None => None,
         };
-        let derivation = disk.is_some().then(|| self.derive(&id, pin, refusals.as_ref()));
-        let (is_refused, was_any_refused) = match (&disk, &derivation) {
-            (Some(_), Some(derivation)) => {
-                let code = refusals.as_ref().and_then(|record| record.code_of(derivation));
-                (code.map(Into::into), refusals.is_some())
+        let derivation = disk.is_some().then(|| self.derive(id, pin, before.as_ref()));
+        let (past, was_another_tried) = match &derivation {
+            Some(derivation) => {
+                let mut past = before.as_ref().and_then(|record| record.past_of(derivation));
+                // A refusal that could not be written, of a login that could: unless the token has taken a PIN since.
+                if let (Some(past), Some(here)) = (&mut past, &tried_here) {
+                    past.code = past.code.take().or_else(|| here.code.clone());
+                }
+                (past, before.as_ref().is_some_and(|record| record.has_other_than(derivation)))
             }
-            _ => (self.refused_here(&id, pin), self.was_any_refused_here(&id)),
+            None => (tried_here.clone(), was_another_tried_here),
         };
         let overrides = |what: &dyn fmt::Display| {
             tracing::warn!(token = %settings.name, overridden = %what, "a login is forced (--force-login)");
         };
-        if let Some(code) = is_refused {
+        if let Some(fault) = past.as_ref().and_then(Past::fault) {
             if !forces_refused {
-                return Err(PinFault::Refused(code));
+                return Err(fault);
             }
-            overrides(&code);
+            overrides(&fault);
         }
-        match flag() {
-            None => {}
+        match (flag(), &past) {
+            (None, _) => {}
             // The wrong one was ours, and this is another.
-            Some(PinFlag::CountLow) if was_any_refused => {}
-            Some(flag) if settings.force_login == ForceLogin::No => return Err(PinFault::AtRisk(flag)),
-            Some(flag) => overrides(&flag),
+            (Some(PinFlag::CountLow), None) if was_another_tried => {}
+            // The wrong one may have been this one.
+            (Some(PinFlag::CountLow), Some(past)) if settings.force_login == ForceLogin::No => {
+                return Err(PinFault::Unanswered(past.unanswered));
+            }
+            (Some(flag), _) if settings.force_login == ForceLogin::No => return Err(PinFault::AtRisk(flag)),
+            (Some(flag), _) => overrides(&flag),
         }
-        let prepared = match (disk, derivation) {
+        let on_disk = match (disk, derivation) {
             (Some(disk), Some(derivation)) => {
-                let record = Record::with(refusals, &id, &derivation);
-                // What could not be written afterwards must not be tried.
-                match disk.folder.prepare(&id, &record) {
+                let now = Record::with(before.as_ref(), id, &derivation);
+                // What cannot be remembered must not be tried.
+                match disk.folder.put(id, &now) {
                     Err(_) if forces_refused => None,
-                    done => {
-                        done?;
-                        Some((disk, record))
-                    }
+                    done => done.map(|()| Some(OnDisk { disk, before, now }))?,
                 }
             }
             _ => None,
         };
-        Ok(Attempt { guard: self, id, pin: pin.clone(), prepared })
+        let mut begun = tried_here.clone().unwrap_or_default();
+        begun.unanswered = begun.unanswered.saturating_add(1);
+        self.logins().entry(id.clone()).or_default().set_past(pin, Some(begun));
+        Ok(Attempt { turn, pin: pin.clone(), before: tried_here, on_disk })
+    }
+
+    /// Waits until then for other logins of this process to that token.
+    fn take_turn(&self, id: LoginId, until: Instant) -> Result<Turn<'_>, PinFault> {
+        while std::mem::replace(&mut self.logins().entry(id.clone()).or_default().is_under_way, true) {
+            if clock::now() >= until {
+                return Err(PinFault::UnderWay);
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(Turn { guard: self, id })
+    }
+
+    /// What came of the PIN in this process, and whether it has tried another.
+    fn tried_here(&self, id: &LoginId, pin: &Secret) -> (Option<Past>, bool) {
+        self.logins().get(id).map_or((None, false), |known| {
+            (known.past_of(pin).cloned(), known.tried.iter().any(|(tried, _)| tried != pin))
+        })
     }
 
     /// The PIN's derivation: with the salt of the record, or else with that of the last time.
@@ -205,13 +282,19 @@ impl PinGuard {
         self.logins().entry(id.clone()).or_default().derivation = Some((pin.clone(), derivation.clone()));
         derivation
     }
+}
 
-    fn refused_here(&self, id: &LoginId, pin: &Secret) -> Option<Box<str>> {
-        self.logins().get(id)?.code_of(pin).map(Into::into)
-    }
+/// The right to log in to a token, in this process.
+struct Turn<'g> {
+    guard: &'g PinGuard,
+    id: LoginId,
+}
 
-    fn was_any_refused_here(&self, id: &LoginId) -> bool {
-        self.logins().get(id).is_some_and(|known| !known.refused.is_empty())
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(known) = self.guard.logins().get_mut(&self.id) {
+            known.is_under_way = false;
+        }
     }
 }
 
@@ -222,55 +305,64 @@ struct Disk {
 }
 
 impl Disk {
-    fn open(state_dir: &std::path::Path, id: &LoginId) -> Result<Self, PinFault> {
+    fn open(state_dir: &Path, id: &LoginId, until: Instant) -> Result<Self, PinFault> {
         let folder = Folder::open(state_dir)?;
-        let lock = folder.lock(id)?;
+        let lock = folder.lock(id, until)?;
         Ok(Self { folder, _lock: lock })
     }
 }
 
-/// A login that may be tried. Where it ends in neither way, nothing has been learned of the PIN.
+/// The record of a login: as it was, and as it is now, in its place.
+struct OnDisk {
+    disk: Disk,
+    before: Option<Record>,
+    now: Record,
+}
+
+/// A login that may be tried. Where none of its ends is told, the token's answer was never learnt, and that is remembered.
 #[must_use]
 pub(super) struct Attempt<'g> {
-    guard: &'g PinGuard,
-    id: LoginId,
+    turn: Turn<'g>,
     pin: Secret,
-    /// The record that says that the PIN was refused, written and not yet in its place.
-    prepared: Option<(Disk, Record)>,
+    /// What this process knew of the PIN.
+    before: Option<Past>,
+    on_disk: Option<OnDisk>,
 }
 
 impl Attempt<'_> {
+    fn note(&self, change: impl FnOnce(&mut Known)) {
+        change(self.turn.guard.logins().entry(self.turn.id.clone()).or_default());
+    }
+
     /// The token took the PIN: with that it has forgotten the wrong ones too.
-    pub(super) fn accepted(mut self) {
-        if let Some(known) = self.guard.logins().get_mut(&self.id) {
-            known.refused.clear();
-        }
-        if let Some((disk, _)) = self.prepared.take() {
-            disk.folder.forget(&self.id);
+    pub(super) fn accepted(self) {
+        self.note(|known| known.tried.clear());
+        if let Some(OnDisk { disk, .. }) = &self.on_disk {
+            disk.folder.forget(&self.turn.id);
         }
     }
 
     /// The token refused the PIN. Should the record fail now, this process still knows.
     pub(super) fn refused(mut self, code: &str) -> PinFault {
-        let mut logins = self.guard.logins();
-        let known = logins.entry(self.id.clone()).or_default();
-        if known.code_of(&self.pin).is_none() {
-            known.refused.push((self.pin.clone(), code.into()));
-        }
-        drop(logins);
-        if let Some((disk, record)) = self.prepared.take()
-            && let Err(fault) = disk.folder.commit(&self.id, record, code)
-        {
-            tracing::error!(%fault, "a refused PIN may be tried again after a restart");
+        let past = Past { code: Some(code.into()), unanswered: 0 };
+        self.note(|known| known.set_past(&self.pin, Some(past)));
+        if let Some(OnDisk { disk, mut now, .. }) = self.on_disk.take() {
+            now.refuse_last(code);
+            if let Err(fault) = disk.folder.put(&self.turn.id, &now) {
+                tracing::error!(%fault, "a refused PIN may be tried again after a restart");
+            }
         }
         PinFault::Refused(code.into())
     }
-}
 
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if let Some((disk, _)) = &self.prepared {
-            disk.folder.discard(&self.id);
+    /// The token answered, and not of the PIN: all is as before.
+    pub(super) fn not_judged(mut self) {
+        self.note(|known| known.set_past(&self.pin, self.before.clone()));
+        match self.on_disk.take() {
+            Some(OnDisk { disk, before: None, .. }) => disk.folder.forget(&self.turn.id),
+            // Where it fails, this login counts as unanswered, which keeps the PIN back sooner.
+            Some(OnDisk { disk, before: Some(before), .. }) => drop(disk.folder.put(&self.turn.id, &before)),
+            None => {}
         }
     }
 }

@@ -2,21 +2,21 @@
 //!
 //! A PIN is short, so that its hash gives it away to whoever may try all PINs at leisure. PBKDF2-HMAC-SHA256 makes each
 //! try cost 600,000 rounds (OWASP's figure for passwords), under a random salt of the entry's own; the file is its owner's
-//! alone, and what it tells of is a PIN that the token did not take.
+//! alone, and what it tells of is a PIN that the token did not take, or did not answer for.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::num::NonZeroU32;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::Instant;
 
 use aws_lc_rs::{constant_time, pbkdf2};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{LoginId, PinFault};
+use super::{LOOK, LoginId, Past, PinFault};
 use crate::clock;
 use crate::hsm::settings::UserType;
 use crate::secret::Secret;
@@ -37,8 +37,6 @@ const HASH_BYTES: usize = 32;
 const MAX_REFUSED: usize = 8;
 /// A longer file is damaged.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
-/// How long a login of another thread or process is waited for. One that hangs must not keep the token out for ever.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A PIN as the record has it.
 #[derive(Clone)]
@@ -65,7 +63,7 @@ impl Derivation {
 }
 
 /// A file's content.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Record {
     format: u32,
@@ -79,21 +77,28 @@ pub(super) struct Record {
     refused: Vec<Refused>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Refused {
-    /// What the token said; absent where the process ended before that could be added.
+    /// What the token said; absent where it never answered.
     code: Option<String>,
+    /// Logins that have begun, and of which no answer was learnt.
+    #[serde(default)]
+    unanswered: u32,
     #[serde(with = "base64_text")]
     hash_b64: Vec<u8>,
 }
 
 impl Record {
-    /// What was refused before, and this PIN.
-    pub(super) fn with(before: Option<Self>, id: &LoginId, pin: &Derivation) -> Self {
-        let mut refused = before.map(|record| record.refused).unwrap_or_default();
-        refused.retain(|known| known.hash_b64 != pin.hash);
-        refused.push(Refused { code: None, hash_b64: pin.hash.to_vec() });
+    /// What was before, and that a login with this PIN has begun.
+    pub(super) fn with(before: Option<&Self>, id: &LoginId, pin: &Derivation) -> Self {
+        let mut refused = before.map(|record| record.refused.clone()).unwrap_or_default();
+        let known =
+            refused.iter().position(|known| known.is_of(pin)).map(|position| refused.remove(position));
+        let new = || Refused { code: None, unanswered: 0, hash_b64: pin.hash.to_vec() };
+        let mut begun = known.unwrap_or_else(new);
+        begun.unanswered = begun.unanswered.saturating_add(1);
+        refused.push(begun);
         let too_many = refused.len().saturating_sub(MAX_REFUSED);
         refused.drain(..too_many);
         Self {
@@ -115,11 +120,26 @@ impl Record {
         Derivation::new(pin, self.salt_b64.clone(), self.iterations)
     }
 
-    /// What the token said of the PIN when it refused it.
-    pub(super) fn code_of(&self, pin: &Derivation) -> Option<&str> {
-        let is_it =
-            |known: &&Refused| constant_time::verify_slices_are_equal(&known.hash_b64, &pin.hash).is_ok();
-        self.refused.iter().find(is_it).map(|known| known.code.as_deref().unwrap_or("an error"))
+    /// The login that began last has ended: the token refused the PIN.
+    pub(super) fn refuse_last(&mut self, code: &str) {
+        if let Some(last) = self.refused.last_mut() {
+            *last = Refused {
+                code: Some(code.to_owned()),
+                unanswered: 0,
+                hash_b64: std::mem::take(&mut last.hash_b64),
+            };
+        }
+    }
+
+    /// What came of the PIN before.
+    pub(super) fn past_of(&self, pin: &Derivation) -> Option<Past> {
+        let known = self.refused.iter().find(|known| known.is_of(pin))?;
+        Some(Past { code: known.code.as_deref().map(Into::into), unanswered: known.unanswered })
+    }
+
+    /// Whether there is another PIN in it.
+    pub(super) fn has_other_than(&self, pin: &Derivation) -> bool {
+        self.refused.iter().any(|known| !known.is_of(pin))
     }
 
     fn is_of(&self, id: &LoginId) -> bool {
@@ -131,6 +151,12 @@ impl Record {
             && self.salt_b64.len() >= SALT_BYTES
             && !self.refused.is_empty()
             && self.refused.iter().all(|known| known.hash_b64.len() == HASH_BYTES)
+    }
+}
+
+impl Refused {
+    fn is_of(&self, pin: &Derivation) -> bool {
+        constant_time::verify_slices_are_equal(&self.hash_b64, &pin.hash).is_ok()
     }
 }
 
@@ -164,8 +190,8 @@ pub(super) struct Folder {
     owner: Option<(u32, u32)>,
 }
 
-/// The right to log in to a token; ends when dropped. `None` where another login hangs.
-pub(super) struct Lock(#[expect(dead_code, reason = "held")] Option<File>);
+/// The right to log in to a token; ends when dropped, or with the process.
+pub(super) struct Lock(#[expect(dead_code, reason = "held")] File);
 
 impl Folder {
     /// Makes the folder if need be.
@@ -177,20 +203,17 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Waits for its turn to log in to that token.
-    pub(super) fn lock(&self, id: &LoginId) -> Result<Lock, PinFault> {
+    /// Waits until then for its turn to log in to that token.
+    pub(super) fn lock(&self, id: &LoginId, until: Instant) -> Result<Lock, PinFault> {
         let path = self.file(id).with_extension("lock");
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(|error| fault("cannot open", &path, &error))?;
         self.hand_over(&path);
-        let until = clock::now() + LOCK_PATIENCE;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Lock(Some(file))),
-                Err(fs::TryLockError::WouldBlock) if clock::now() < until => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(fs::TryLockError::WouldBlock) => return Ok(Lock(None)),
+                Ok(()) => return Ok(Lock(file)),
+                Err(fs::TryLockError::WouldBlock) if clock::now() < until => std::thread::sleep(LOOK),
+                Err(fs::TryLockError::WouldBlock) => return Err(PinFault::UnderWay),
                 Err(fs::TryLockError::Error(error)) => return Err(fault("cannot lock", &path, &error)),
             }
         }
@@ -212,48 +235,30 @@ impl Folder {
         record.filter(|record| record.is_of(id)).map(Some).ok_or(PinFault::Damaged(path))
     }
 
-    /// Writes a record beside its place: afterwards the disk may be full.
-    pub(super) fn prepare(&self, id: &LoginId, record: &Record) -> Result<(), PinFault> {
-        let path = self.file(id).with_extension(UNFINISHED);
+    /// Puts a record into its place: whole and on the disk, or not at all.
+    pub(super) fn put(&self, id: &LoginId, record: &Record) -> Result<(), PinFault> {
+        let path = self.file(id);
+        let unfinished = path.with_extension(UNFINISHED);
         let write = || -> io::Result<()> {
-            let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+            let mut file =
+                File::options().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
             // One that was there before may have had another.
             file.set_permissions(fs::Permissions::from_mode(0o600))?;
-            self.hand_over(&path);
+            self.hand_over(&unfinished);
             serde_json::to_writer(&mut file, record)?;
             file.write_all(b"\n")?;
-            file.sync_all()
-        };
-        write().map_err(|error| fault("cannot write", &path, &error))
-    }
-
-    /// Puts what was prepared into its place, then adds what the token said.
-    pub(super) fn commit(&self, id: &LoginId, mut record: Record, code: &str) -> Result<(), PinFault> {
-        let path = self.file(id);
-        let put = || -> io::Result<()> {
-            fs::rename(path.with_extension(UNFINISHED), &path)?;
+            file.sync_all()?;
+            fs::rename(&unfinished, &path)?;
             File::open(self.folder.path())?.sync_all()
         };
-        // A login that hung for long may have lost what it had prepared to the next one.
-        if put().is_err() {
-            self.prepare(id, &record)?;
-            put().map_err(|error| fault("cannot write", &path, &error))?;
-        }
-        if let Some(refused) = record.refused.last_mut() {
-            refused.code = Some(code.to_owned());
-        }
-        self.prepare(id, &record)?;
-        put().map_err(|error| fault("cannot write", &path, &error))
+        write().map_err(|error| {
+            let _ = fs::remove_file(&unfinished);
+            fault("cannot write", &path, &error)
+        })
     }
 
-    /// The login said nothing of the PIN.
-    pub(super) fn discard(&self, id: &LoginId) {
-        let _ = fs::remove_file(self.file(id).with_extension(UNFINISHED));
-    }
-
-    /// The token took another PIN.
+    /// Nothing is remembered of that login any more.
     pub(super) fn forget(&self, id: &LoginId) {
-        self.discard(id);
         let _ = fs::remove_file(self.file(id));
     }
 

@@ -14,14 +14,14 @@ fn id() -> LoginId {
 fn folder_with_refused(pin: &str) -> (tempfile::TempDir, Folder) {
     let state = tempfile::tempdir().unwrap();
     let folder = Folder::open(state.path()).unwrap();
-    let record = Record::with(None, &id(), &Derivation::with_new_salt(&secret(pin)));
-    folder.prepare(&id(), &record).unwrap();
-    folder.commit(&id(), record, "CKR_PIN_INCORRECT").unwrap();
+    let mut record = Record::with(None, &id(), &Derivation::with_new_salt(&secret(pin)));
+    record.refuse_last("CKR_PIN_INCORRECT");
+    folder.put(&id(), &record).unwrap();
     (state, folder)
 }
 
 fn files(state: &tempfile::TempDir) -> Vec<PathBuf> {
-    let folder = std::fs::read_dir(state.path().join("refused-pins")).unwrap();
+    let folder = fs::read_dir(state.path().join("refused-pins")).unwrap();
     folder.map(|entry| entry.unwrap().path()).collect()
 }
 
@@ -29,14 +29,14 @@ fn files(state: &tempfile::TempDir) -> Vec<PathBuf> {
 fn a_record_tells_the_pin_that_was_refused_from_others() {
     let (_state, folder) = folder_with_refused("4711");
     let record = folder.read(&id()).unwrap().unwrap();
-    assert_eq!(record.code_of(&record.derive(&secret("4711"))), Some("CKR_PIN_INCORRECT"));
+    let code = record.past_of(&record.derive(&secret("4711"))).unwrap().code;
+    assert_eq!(code.as_deref(), Some("CKR_PIN_INCORRECT"));
     for other in ["4712", "471", "47110", ""] {
-        assert_eq!(record.code_of(&record.derive(&secret(other))), None, "{other}");
+        assert!(record.past_of(&record.derive(&secret(other))).is_none(), "{other}");
     }
-    let both =
-        Record::with(Some(record), &id(), &folder.read(&id()).unwrap().unwrap().derive(&secret("4712")));
+    let both = Record::with(Some(&record), &id(), &record.derive(&secret("4712")));
     for pin in ["4711", "4712"] {
-        assert!(both.code_of(&both.derive(&secret(pin))).is_some(), "{pin}");
+        assert!(both.past_of(&both.derive(&secret(pin))).is_some(), "{pin}");
     }
 }
 
@@ -44,7 +44,7 @@ fn a_record_tells_the_pin_that_was_refused_from_others() {
 fn equal_pins_of_two_entries_do_not_look_equal() {
     let hashes = [folder_with_refused("4711"), folder_with_refused("4711")].map(|(state, _)| {
         let [file] = files(&state).try_into().unwrap();
-        std::fs::read_to_string(file).unwrap()
+        fs::read_to_string(file).unwrap()
     });
     assert_ne!(hashes[0], hashes[1]);
 }
@@ -54,7 +54,7 @@ fn a_file_is_its_owners_alone_and_holds_no_pin() {
     let (state, _) = folder_with_refused("pin-4711");
     for file in files(&state) {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
-        let text = std::fs::read_to_string(file).unwrap();
+        let text = fs::read_to_string(file).unwrap();
         assert!(!text.contains("pin-4711") && !text.contains("cGluLTQ3MTE="), "{text}");
     }
     let mode = state.path().join("refused-pins").metadata().unwrap().permissions().mode();
@@ -65,7 +65,7 @@ fn a_file_is_its_owners_alone_and_holds_no_pin() {
 fn what_is_no_record_of_this_login_is_damaged() {
     let (state, folder) = folder_with_refused("4711");
     let [file] = files(&state).try_into().unwrap();
-    let good = std::fs::read_to_string(&file).unwrap();
+    let good = fs::read_to_string(&file).unwrap();
     for bad in [
         String::new(),
         good[..good.len() / 2].to_owned(),
@@ -77,9 +77,9 @@ fn what_is_no_record_of_this_login_is_damaged() {
         good.replace("\"user\"", "\"owner\""),
     ] {
         assert_ne!(bad, good);
-        std::fs::write(&file, &bad).unwrap();
+        fs::write(&file, &bad).unwrap();
         assert_eq!(folder.read(&id()).err(), Some(PinFault::Damaged(file.clone())), "{bad}");
     }
-    std::fs::write(&file, good).unwrap();
+    fs::write(&file, good).unwrap();
     assert!(folder.read(&id()).unwrap().is_some());
 }

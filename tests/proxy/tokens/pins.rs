@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 
 use tempfile::TempDir;
 use xks_harness::binary::program;
@@ -266,4 +267,168 @@ async fn without_a_state_directory_the_process_remembers_and_check_says_so() {
     desk.give(PIN);
     proxy.wait_until_ready().await;
     assert_eq!(desk.logins(), 2);
+}
+
+/// Why a PIN is kept back of which the token said nothing.
+const NEVER_LEARNT: &str = "what the token said of it was never learnt";
+
+#[tokio::test]
+async fn a_wrong_pin_whose_refusal_nobody_waits_for_is_tried_twice_at_most() {
+    for end in ["TERM", "KILL"] {
+        let desk = Desk::new(WRONG);
+        desk.faults.set("C_Login delay_ms=6000");
+        for logins in [1, 2] {
+            let mut proxy = desk.serve();
+            desk.faults.wait_for("a login", |counts| counts.calls(Function::Login) == logins).await;
+            proxy.signal(end);
+            proxy.wait_for_exit();
+        }
+        let proxy = desk.serve();
+        wait_for_refusal(&proxy, NEVER_LEARNT);
+        drop(proxy);
+        let (code, text) = desk.run(&["check"]);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(NEVER_LEARNT), "{text}");
+        assert_eq!(desk.logins(), 2, "{end}");
+        // Another is none of which nothing is known, and with its success all is forgotten.
+        desk.faults.clear();
+        desk.give(PIN);
+        let proxy = desk.serve();
+        proxy.wait_until_ready().await;
+        assert_eq!(desk.logins(), 3, "{end}");
+        assert!(!desk.state_files().iter().any(|file| file.extension().is_some_and(|is| is == "json")));
+    }
+}
+
+#[tokio::test]
+async fn a_right_pin_whose_acceptance_nobody_waited_for_is_tried_once_more() {
+    let desk = Desk::new(PIN);
+    desk.faults.set("C_Login hang forever");
+    let proxy = desk.serve();
+    desk.faults.wait_for("a login", |counts| counts.calls(Function::Login) == 1).await;
+    drop(proxy);
+    desk.faults.clear();
+    let proxy = desk.serve();
+    proxy.wait_until_ready().await;
+    assert_eq!(desk.logins(), 2);
+}
+
+#[tokio::test]
+async fn a_token_that_counts_a_wrong_pin_after_a_login_without_an_answer_is_not_given_it_again() {
+    let desk = Desk::new(WRONG);
+    desk.faults.set("C_Login hang forever");
+    let proxy = desk.serve();
+    desk.faults.wait_for("a login", |counts| counts.calls(Function::Login) == 1).await;
+    drop(proxy);
+    desk.faults.set("C_GetTokenInfo token_flag=CKF_USER_PIN_COUNT_LOW");
+    let proxy = desk.serve();
+    wait_for_refusal(&proxy, NEVER_LEARNT);
+    assert_eq!(desk.logins(), 1);
+}
+
+#[tokio::test]
+async fn a_helper_that_is_killed_while_it_logs_in_is_followed_by_one_more_try() {
+    const IMPATIENT: &str = "sessions = 2\nisolation = \"process\"\nintervals = { health_probe_ms = 100 }";
+    for remembers in [true, false] {
+        let mut desk = Desk::new(WRONG);
+        if !remembers {
+            desk = desk.without_state();
+        }
+        desk.setup.token = IMPATIENT.to_owned();
+        desk.faults.set("C_Login delay_ms=3000");
+        let proxy = desk.serve();
+        wait_for_refusal(&proxy, NEVER_LEARNT);
+        let sessions = desk.faults.calls(Function::OpenSession);
+        desk.faults
+            .wait_for("two more tries", |counts| counts.calls(Function::OpenSession) >= sessions + 2)
+            .await;
+        assert_eq!(desk.logins(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_hangs_in_the_process_is_not_repeated_by_the_next_keeper() {
+    for remembers in [true, false] {
+        let mut desk = Desk::new(WRONG);
+        if !remembers {
+            desk = desk.without_state();
+        }
+        desk.setup.token = "intervals = { health_probe_ms = 100 }".to_owned();
+        desk.faults.set("C_Login hang forever");
+        let proxy = desk.serve();
+        let _ = proxy.wait_for_log(|line| {
+            line["message"] == "the health probe does not return: its thread is replaced"
+        });
+        desk.faults.wait_for("the next try", |counts| counts.calls(Function::OpenSession) >= 3).await;
+        assert_eq!(desk.logins(), 1);
+    }
+}
+
+#[test]
+fn commands_beside_a_proxy_that_logs_in_do_not_log_in_too() {
+    let desk = Desk::new(WRONG);
+    desk.faults.set("C_Login hang until_removed");
+    let proxy = desk.serve();
+    let desk = &desk;
+    while desk.logins() == 0 {
+        thread::sleep(std::time::Duration::from_millis(2));
+    }
+    thread::scope(|scope| {
+        for command in [&["check", "--force-login"][..], &["doctor"], &["keys", "list"]] {
+            scope.spawn(move || {
+                let (code, text) = desk.run(command);
+                assert_eq!(code, Some(1), "{command:?} {text}");
+                assert!(text.contains("beside another login"), "{command:?} {text}");
+            });
+        }
+    });
+    assert_eq!(desk.logins(), 1);
+    desk.faults.clear();
+    wait_for_refusal(&proxy, "refused the PIN with CKR_PIN_INCORRECT");
+    assert_eq!(desk.run(&["check"]).0, Some(1));
+    assert_eq!(desk.logins(), 1);
+}
+
+#[tokio::test]
+async fn one_token_under_two_names_is_given_a_wrong_pin_once() {
+    for remembers in [true, false] {
+        let mut desk = Desk::new(WRONG);
+        if !remembers {
+            desk = desk.without_state();
+        }
+        let serial = desk.token.objects().file_name().unwrap().to_str().unwrap().replace('-', "");
+        desk.setup.more += &format!(
+            "[[tokens]]\nname = \"again\"\nmodule = {:?}\nserial = {:?}\n{}\n",
+            Faults::module().display().to_string(),
+            &serial[serial.len() - 16..],
+            desk.setup.pin,
+        );
+        desk.faults.set("C_Login delay_ms=300");
+        let proxy = desk.serve();
+        for token in ["softhsm", "again"] {
+            let _ = proxy.wait_for_log(|line| {
+                line["message"] == "the token is not usable"
+                    && line["token"] == token
+                    && line["reason"].as_str().is_some_and(|text| text.contains("refused the PIN"))
+            });
+        }
+        assert_eq!(desk.logins(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_fails_for_another_reason_leaves_nothing_behind() {
+    let desk = Desk::new(WRONG);
+    desk.run(&["check"]);
+    let refused = fs::read_to_string(desk.record()).unwrap();
+    desk.give(PIN);
+    let failing = "C_Login fail=CKR_DEVICE_ERROR";
+    desk.faults.set(failing);
+    let proxy = desk.serve();
+    let rule = failing.parse().unwrap();
+    desk.faults.wait_for("three failures", |counts| counts.fired(&rule) >= 3).await;
+    drop(proxy);
+    assert_eq!(fs::read_to_string(desk.record()).unwrap(), refused);
+    desk.faults.clear();
+    assert!(desk.run(&["check"]).1.contains("encrypts and decrypts"));
 }
