@@ -66,7 +66,8 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
                 let Ok(ended) = serve(shared, term, &connection, &*session, messages) else { return };
                 let has_worked = ended.has_worked;
                 shared.disconnect(&connection);
-                recovery.note_end(connection.profile, has_worked, ended.looks_dead);
+                let served_for = has_worked.then(|| began_at.elapsed());
+                recovery.note_end(connection.profile, served_for, ended.looks_dead);
                 // What is closed in a helper that is gone hangs in nothing.
                 shared.end_helper();
                 shared.probe.enter(term);

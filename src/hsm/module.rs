@@ -22,10 +22,6 @@ use super::gcm::Gcm;
 use super::pin_guard::PinGuard;
 use crate::clock;
 
-/// How long a token that is lost waits for another of its module that serves: C_Finalize takes that one down too.
-const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(60);
-/// How long those inside have to leave while another token of the module serves.
-const PATIENCE_BESIDE_OTHERS: Duration = Duration::from_secs(1);
 /// First pause between two initialisations; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause between two initialisations.
@@ -38,7 +34,7 @@ pub(super) struct OwnModule {
     /// Whoever calls the module goes through here.
     pub(super) gate: Gate,
     /// Tokens that serve.
-    pub(super) serving: AtomicUsize,
+    serving: AtomicUsize,
     path: PathBuf,
     initialisations: Mutex<Initialisations>,
     /// When C_Finalize was called, until C_Initialize has returned.
@@ -60,20 +56,18 @@ pub(super) enum Reinitialised {
     ByAnother,
     /// Not now.
     Later,
-    /// A call that does not return keeps it from being so: only a new process helps.
-    Stuck,
+    /// Somebody was inside all the time.
+    Occupied,
     /// C_Initialize failed.
     Failed(ModuleFault),
 }
 
 impl OwnModule {
-    /// C_Finalize and C_Initialize, unless another has seen to it since `seen`. `lost_for` is how long the token has been
-    /// lost that wants it; `patience` how long whoever is inside the module has to leave it. `on_entry` is called before
-    /// the module is.
+    /// C_Finalize and C_Initialize, unless another has seen to it since `seen`. `patience` is how long whoever is inside the
+    /// module has to leave it. `on_entry` is called before the module is.
     pub(super) fn reinitialise(
         &self,
         seen: Generation,
-        lost_for: Duration,
         patience: Duration,
         on_entry: impl FnOnce(),
     ) -> Reinitialised {
@@ -82,13 +76,10 @@ impl OwnModule {
         if self.gate.generation() != seen {
             return Reinitialised::ByAnother;
         }
-        let others_serve = self.serving.load(Ordering::Acquire) > 0;
-        let is_too_soon = initialisations.not_before.is_some_and(|not_before| clock::now() < not_before);
-        if is_too_soon || others_serve && lost_for < PATIENCE_WITH_OTHERS {
+        if initialisations.not_before.is_some_and(|not_before| clock::now() < not_before) {
             return Reinitialised::Later;
         }
         initialisations.pause = (2 * initialisations.pause).clamp(FIRST_PAUSE, MAX_PAUSE);
-        let patience = if others_serve { PATIENCE_BESIDE_OTHERS } else { patience };
         let done = self.gate.alone(patience, || {
             on_entry();
             self.note_entry(Some(clock::now()));
@@ -100,8 +91,7 @@ impl OwnModule {
         match done {
             Some(Ok(())) => Reinitialised::Done,
             Some(Err(fault)) => Reinitialised::Failed(fault),
-            None if others_serve => Reinitialised::Later,
-            None => Reinitialised::Stuck,
+            None => Reinitialised::Occupied,
         }
     }
 
@@ -124,11 +114,23 @@ impl OwnModule {
         initialise(&self.pkcs11, &self.path)
     }
 
-    /// A token serves: the pauses between initialisations begin anew.
-    pub(super) fn note_recovery(&self) {
+    /// Whether a token of the module serves.
+    pub(super) fn serves(&self) -> bool {
+        self.serving.load(Ordering::Acquire) > 0
+    }
+
+    /// A token serves: the pauses between initialisations begin anew. How long another that is lost leaves it in peace is
+    /// that one's affair.
+    pub(super) fn begin_serving(&self) {
+        self.serving.fetch_add(1, Ordering::AcqRel);
         if let Ok(mut initialisations) = self.initialisations.try_lock() {
             *initialisations = Initialisations::default();
         }
+    }
+
+    /// It serves no more.
+    pub(super) fn end_serving(&self) {
+        self.serving.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -8,7 +8,6 @@ use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use zeroize::Zeroizing;
 
 use super::gate::Gate;
@@ -165,12 +164,11 @@ impl Module for Arc<OwnModule> {
     }
 
     fn begin_serving(&self) {
-        self.serving.fetch_add(1, Ordering::AcqRel);
-        self.note_recovery();
+        OwnModule::begin_serving(self);
     }
 
     fn end_serving(&self) {
-        self.serving.fetch_sub(1, Ordering::AcqRel);
+        OwnModule::end_serving(self);
     }
 }
 

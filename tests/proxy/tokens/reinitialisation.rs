@@ -175,3 +175,26 @@ async fn a_call_that_comes_back_in_time_is_waited_for() {
     assert_eq!(rig.faults.calls(Function::Finalize), 1);
     waiting.await.unwrap();
 }
+
+/// Takes minutes: a lost token waits for one that serves for a minute.
+#[tokio::test]
+async fn a_token_that_is_away_for_minutes_costs_another_one_login_and_no_session() {
+    if std::env::var_os("XKS_LONG_TESTS").is_none() {
+        return;
+    }
+    let rig = two_tokens().await;
+    rig.faults.set(&format!("* remove_token token=\"{SECOND}\""));
+    let mut client = rig.client().await;
+    let until = Instant::now() + Duration::from_secs(160);
+    let mut failed = 0;
+    while Instant::now() < until {
+        failed += u32::from(client.encrypt("demo").await.status != 200);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // After a minute, and then not for two.
+    assert_eq!(rig.faults.calls(Function::Finalize), 1);
+    assert_eq!(rig.faults.calls(Function::Login), 3, "both once, then the one that serves");
+    assert!(failed < 100, "{failed}");
+    rig.faults.clear();
+    wait_until_both(&rig, "ACTIVE").await;
+}
