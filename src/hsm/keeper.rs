@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::ckr::{self, Meaning};
 use super::connection::{Connection, ConnectionFault, connect};
+use super::gate::Shut;
 use super::keys::{Enumeration, KeyEntry, SearchFault};
 use super::module::Modules;
 use super::probe::{self, ProbeFault, ProbeKey, Term};
@@ -27,6 +28,9 @@ const DEAD_PROBES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause before connecting anew.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// Pause before another try to pass a module's door that is closed.
+const DOOR_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the keeper is asked.
 pub(super) enum Message {
@@ -264,18 +268,23 @@ impl<'a> Keeper<'a> {
     }
 
     /// Does something that goes into the module, which may take for ever: whoever was replaced meanwhile stops. `None` where
-    /// the module is being initialised anew, or has been.
+    /// the module has been initialised anew, which ends the connection, or may be about to be.
     fn inside_module<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<Option<T>, Stopped> {
         self.shared.probe.enter(self.term);
         let connection = self.connection;
         let inside = connection.module.gate().enter_with(connection.generation);
-        let done = inside.is_some().then(|| work(self));
+        let shut = inside.as_ref().err().copied();
+        let done = inside.is_ok().then(|| work(self));
         drop(inside);
-        if done.is_none() {
-            self.is_lost = true;
-            let _ = connection.lost.set(Meaning::TokenLost);
-        }
         self.shared.probe.leave(self.term);
+        match shut {
+            None => {}
+            Some(Shut::Closed) => std::thread::sleep(DOOR_PAUSE),
+            Some(Shut::Changed) => {
+                self.is_lost = true;
+                let _ = connection.lost.set(Meaning::TokenLost);
+            }
+        }
         if self.shared.probe.is_current(self.term) { Ok(done) } else { Err(Stopped) }
     }
 
@@ -283,6 +292,11 @@ impl<'a> Keeper<'a> {
         self.looks_dead = false;
         self.is_blind = false;
         let measured = self.inside_module(Self::measure)?;
+        if measured.is_none() && !self.is_lost {
+            // What the last one found holds until the door is open.
+            self.next_probe = clock::now();
+            return Ok(());
+        }
         let being_initialised = || (HealthStatus::Unavailable, Some("the module is initialised anew".into()));
         let (mut status, reason) = measured.unwrap_or_else(being_initialised);
         self.dead_probes = if self.looks_dead { self.dead_probes + 1 } else { 0 };

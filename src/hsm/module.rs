@@ -134,7 +134,8 @@ impl OwnModule {
     }
 }
 
-/// A session that is closed when dropped, unless its module has been initialised since: its number may be another's now.
+/// A session that is closed when dropped, unless its module has been initialised since, or is being: its number may be
+/// another's now.
 pub(super) struct OpenSession {
     /// There until it is dropped.
     session: Option<Session>,
@@ -167,7 +168,7 @@ impl Deref for OpenSession {
 impl Drop for OpenSession {
     fn drop(&mut self) {
         let session = self.session.take();
-        match self.module.gate.enter_with(self.generation) {
+        match self.module.gate.enter_to_give_back(self.generation) {
             Some(_inside) => drop(session),
             None => std::mem::forget(session),
         }

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::HsmError;
 use super::ckr::Meaning;
+use super::connection::Connection;
+use super::gate::Shut;
 use super::lane::Lane;
 use super::shared::Shared;
 use crate::clock;
@@ -245,7 +247,9 @@ fn hand_on(shared: &Shared, job: Job) {
 /// Does the job, or gives it back where another worker can.
 fn perform(worker: usize, lane: &mut Option<Lane>, shared: &Shared, job: Job) -> Option<Job> {
     let matched = match_connection(lane, shared);
-    shared.board.places[worker].lacks_session.store(matched.is_err(), Ordering::Relaxed);
+    // Where there is no connection, or the module's door is closed for a moment, none was tried to be opened.
+    let lacks_session = matched.as_ref().is_err_and(|error| !matches!(error, HsmError::Unavailable(_)));
+    shared.board.places[worker].lacks_session.store(lacks_session, Ordering::Relaxed);
     if let Err(error) = matched {
         if matches!(error, HsmError::Device { .. })
             && shared.board.without_session() < shared.board.sessions()
@@ -260,10 +264,12 @@ fn perform(worker: usize, lane: &mut Option<Lane>, shared: &Shared, job: Job) ->
         return None;
     };
     let connection = Arc::clone(&open.connection);
-    let Some(_inside) = connection.module.gate().enter_with(connection.generation) else {
-        shared.lose(connection.epoch, Meaning::TokenLost);
-        job(Err(shared.unavailable()));
-        return None;
+    let _inside = match connection.module.gate().enter_with(connection.generation) {
+        Ok(inside) => inside,
+        Err(shut) => {
+            job(Err(shut_out(shared, &connection, shut)));
+            return None;
+        }
     };
     job(Ok(open));
     if let Some(meaning) = open.lost() {
@@ -276,6 +282,17 @@ fn perform(worker: usize, lane: &mut Option<Lane>, shared: &Shared, job: Job) ->
     None
 }
 
+/// What it means that the module's door is shut to a connection: only another generation is a loss.
+fn shut_out(shared: &Shared, connection: &Connection, shut: Shut) -> HsmError {
+    match shut {
+        Shut::Closed => HsmError::Unavailable("its module may be about to be initialised anew".into()),
+        Shut::Changed => {
+            shared.lose(connection.epoch, Meaning::TokenLost);
+            shared.unavailable()
+        }
+    }
+}
+
 /// Makes the lane one of the connection that holds now.
 fn match_connection(lane: &mut Option<Lane>, shared: &Shared) -> Result<(), HsmError> {
     let Some(connection) = shared.connection.load_full() else {
@@ -286,10 +303,8 @@ fn match_connection(lane: &mut Option<Lane>, shared: &Shared) -> Result<(), HsmE
         if let Some(old) = lane.take() {
             old.abandon();
         }
-        let Some(_inside) = connection.module.gate().enter_with(connection.generation) else {
-            shared.lose(connection.epoch, Meaning::TokenLost);
-            return Err(shared.unavailable());
-        };
+        let inside = connection.module.gate().enter_with(connection.generation);
+        let _inside = inside.map_err(|shut| shut_out(shared, &connection, shut))?;
         let opened = Lane::open(&connection, &shared.ivs, &shared.metrics);
         *lane = Some(opened.map_err(|(error, lost)| {
             if let Some(meaning) = lost {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use xks_harness::proxy::nested_store;
 use xks_harness::token::{LABEL, PIN, SO_PIN};
 use xks_harness::{Faults, Function, Setup, SoftHsm};
 
@@ -197,4 +198,34 @@ async fn a_token_that_is_away_for_minutes_costs_another_one_login_and_no_session
     assert!(failed < 100, "{failed}");
     rig.faults.clear();
     wait_until_both(&rig, "ACTIVE").await;
+}
+
+/// Takes minutes too. Its door is closed again and again, and never in time for who wants to be alone.
+#[tokio::test]
+async fn a_thread_that_hangs_while_another_token_is_away_costs_neither_login_nor_sessions() {
+    if std::env::var_os("XKS_LONG_TESTS").is_none() {
+        return;
+    }
+    let rig = two_tokens().await;
+    rig.proxy.token.generate("nested-x", &["--token", LABEL]);
+    let hang = "C_Encrypt hang forever label=nested-x times=1";
+    rig.faults.set(hang);
+    let mut hung = rig.client_of(nested_store()).await;
+    let waiting = tokio::spawn(async move { hung.encrypt("x").await });
+    rig.faults.wait_until_inside(Function::Encrypt, 1).await;
+    let sessions = || rig.faults.calls(Function::OpenSession) - rig.faults.calls(Function::CloseSession);
+    rig.faults.set(&format!("{hang}\n* remove_token token=\"{SECOND}\""));
+    let mut client = rig.client().await;
+    let before = sessions();
+    let until = Instant::now() + Duration::from_secs(100);
+    let mut failed = 0;
+    while Instant::now() < until {
+        failed += u32::from(client.encrypt("demo").await.status != 200);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(rig.faults.calls(Function::Finalize), 0);
+    assert_eq!(rig.faults.calls(Function::Login), 2);
+    assert!(sessions() <= before + 4, "{before} and then {}", sessions());
+    assert!((1..100).contains(&failed), "the door was closed for a second: {failed}");
+    waiting.abort();
 }
