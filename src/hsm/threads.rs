@@ -19,6 +19,8 @@ const MAX_STUCK_KEEPERS: usize = 2;
 pub(super) const KEEPER_PATIENCE: u32 = 6;
 /// Time between two looks at the threads.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+/// The same after the system has refused a thread.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The threads of one token: workers with a session each, a keeper, and a watch over them.
 pub(super) struct Threads(Arc<Crew>);
@@ -56,13 +58,15 @@ impl Threads {
             keepers: AtomicUsize::new(0),
             handles: Mutex::default(),
         });
-        crew.start_keeper()?;
-        for _ in 0..shared.board.sessions() {
-            crew.start_worker()?;
+        let started = crew.start(&watching);
+        if started.is_err() {
+            // Those that there are must not work for a token that nobody has.
+            let _ = shared.messages.try_send(Message::Stop);
+            for _ in 0..shared.board.sessions() {
+                let _ = shared.tasks.try_send(Task::Stop);
+            }
         }
-        let watched = Arc::clone(&crew);
-        crew.spawn(format!("watch-{}", shared.settings.name), move || watched.watch(&watching))?;
-        Ok(Self(crew))
+        started.map(|()| Self(crew))
     }
 
     /// Waits until all have ended, at most `patience`; false where one is stuck in a call of the module.
@@ -92,25 +96,37 @@ impl Crew {
         Ok(())
     }
 
-    /// Starts a keeper, which is the keeper from now on.
+    fn start(self: &Arc<Self>, watching: &flume::Receiver<()>) -> io::Result<()> {
+        self.start_keeper()?;
+        for _ in 0..self.shared.board.sessions() {
+            self.start_worker()?;
+        }
+        let (watched, watching) = (Arc::clone(self), watching.clone());
+        self.spawn(format!("watch-{}", self.shared.settings.name), move || watched.watch(&watching))
+    }
+
+    /// Starts a keeper, which is the keeper from now on. Where the system refuses the thread, the one before stays it.
     fn start_keeper(self: &Arc<Self>) -> io::Result<()> {
         let crew = Arc::clone(self);
-        let term = self.shared.probe.begin_term();
-        self.keepers.fetch_add(1, Ordering::AcqRel);
+        let (begin, begun) = flume::bounded(1);
         self.spawn(format!("keeper-{}", self.shared.settings.name), move || {
+            let Ok(term) = begun.recv() else { return };
             keeper::run(&crew.shared, term, &crew.modules, &crew.messages);
             crew.keepers.fetch_sub(1, Ordering::AcqRel);
-        })
+        })?;
+        self.keepers.fetch_add(1, Ordering::AcqRel);
+        let _ = begin.send(self.shared.probe.begin_term());
+        Ok(())
     }
 
     /// Starts a worker; false where every place is taken.
     fn start_worker(&self) -> io::Result<bool> {
-        let Some(worker) = self.shared.board.take_place() else { return Ok(false) };
-        let (shared, tasks) = (Arc::clone(&self.shared), self.tasks.clone());
-        self.spawn(format!("hsm-{}-{worker}", self.shared.settings.name), move || {
-            workers::run(worker, &shared, &tasks);
-        })?;
-        Ok(true)
+        self.shared.board.fill_place(|worker| {
+            let (shared, tasks) = (Arc::clone(&self.shared), self.tasks.clone());
+            self.spawn(format!("hsm-{}-{worker}", self.shared.settings.name), move || {
+                workers::run(worker, &shared, &tasks);
+            })
+        })
     }
 
     /// A helper that is gone, or that no call comes back from, gives its place to another: the keeper starts it.
@@ -144,7 +160,9 @@ impl Crew {
 
     fn watch(self: &Arc<Self>, stop: &flume::Receiver<()>) {
         let settings = &self.shared.settings;
-        while stop.recv_timeout(WATCH_INTERVAL) == Err(flume::RecvTimeoutError::Timeout) {
+        let mut interval = WATCH_INTERVAL;
+        while stop.recv_timeout(interval) == Err(flume::RecvTimeoutError::Timeout) {
+            interval = WATCH_INTERVAL;
             if let Some(helper) = &self.shared.helper {
                 self.watch_helper(helper);
             }
@@ -161,16 +179,25 @@ impl Crew {
                         self.shared.end_helper();
                         break;
                     }
-                    Err(error) => tracing::error!(token = %settings.name, %error, "cannot start a thread"),
+                    Err(error) => {
+                        tracing::error!(token = %settings.name, %error, "cannot start a thread");
+                        interval = REFUSED_INTERVAL;
+                        break;
+                    }
                 }
             }
             let hangs = self.shared.helper.is_none()
                 && self.shared.probe.hangs_for(settings.probe_interval * KEEPER_PATIENCE);
             if hangs && self.keepers.load(Ordering::Acquire) <= MAX_STUCK_KEEPERS {
-                self.shared.metrics.threads_replaced.inc();
-                tracing::error!(token = %settings.name, "the health probe does not return: its thread is replaced");
-                if let Err(error) = self.start_keeper() {
-                    tracing::error!(token = %settings.name, %error, "cannot start a thread");
+                match self.start_keeper() {
+                    Ok(()) => {
+                        self.shared.metrics.threads_replaced.inc();
+                        tracing::error!(token = %settings.name, "the health probe does not return: its thread is replaced");
+                    }
+                    Err(error) => {
+                        tracing::error!(token = %settings.name, %error, "cannot start a thread");
+                        interval = REFUSED_INTERVAL;
+                    }
                 }
             }
         }

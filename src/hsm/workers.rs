@@ -3,6 +3,7 @@
 //! A PKCS#11 call cannot be cancelled, so calls run on threads of their own while the asking side waits no longer than
 //! its deadline.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -72,9 +73,12 @@ impl Board {
         }
     }
 
-    /// Takes a free place for a worker.
-    pub(super) fn take_place(&self) -> Option<usize> {
-        self.places.iter().position(|place| !place.is_taken.swap(true, Ordering::AcqRel))
+    /// Has a worker started for a free place; false where there is none. Where it cannot be started, the place stays free.
+    pub(super) fn fill_place(&self, start: impl FnOnce(usize) -> io::Result<()>) -> io::Result<bool> {
+        let is_free = |place: &Place| !place.is_taken.swap(true, Ordering::AcqRel);
+        let Some(worker) = self.places.iter().position(is_free) else { return Ok(false) };
+        start(worker).inspect_err(|_| self.leave_place(worker))?;
+        Ok(true)
     }
 
     fn leave_place(&self, worker: usize) {
@@ -314,4 +318,32 @@ fn match_connection(lane: &mut Option<Lane>, shared: &Shared) -> Result<(), HsmE
         })?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_no_thread_was_had_for_stays_free() {
+        let board = Board::new(1);
+        let places = 1 + MAX_STUCK_PER_SESSION;
+        for _ in 0..10 * places {
+            let refused = board.fill_place(|_| Err(io::ErrorKind::WouldBlock.into()));
+            assert_eq!(refused.map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+        }
+        for wanted in 0..places {
+            let mut given = None;
+            assert!(
+                board
+                    .fill_place(|worker| {
+                        given = Some(worker);
+                        Ok(())
+                    })
+                    .unwrap()
+            );
+            assert_eq!(given, Some(wanted));
+        }
+        assert!(!board.fill_place(|_| Ok(())).unwrap(), "there is no place");
+    }
 }
