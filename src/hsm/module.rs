@@ -186,32 +186,46 @@ pub struct Modules {
 }
 
 /// Has a lock of its own, so that a module that hangs while it initialises holds up no other.
-type ModulePlace = Arc<Mutex<Option<Arc<OwnModule>>>>;
+type ModulePlace = Arc<Mutex<Option<Loaded>>>;
+
+/// A module that has been loaded.
+struct Loaded {
+    module: Arc<OwnModule>,
+    is_initialised: bool,
+}
 
 impl Modules {
-    /// The module at `path`, loaded and initialised now unless it has been before. A failure is not remembered.
+    /// The module at `path`, loaded and initialised now unless it has been before. Where C_Initialize fails, only that is tried
+    /// again.
     pub(super) fn load(&self, path: &Path) -> Result<Arc<OwnModule>, ModuleFault> {
         let place = {
             let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(loaded.entry(path.to_owned()).or_default())
         };
-        let mut module = place.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = &*module {
-            return Ok(Arc::clone(module));
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = match &mut *place {
+            Some(loaded) => loaded,
+            place => {
+                let module = Arc::new(load(path)?);
+                // It is never unloaded: its own threads may run whatever C_Initialize said, and whoever lets go of it last may
+                // do so while the process ends, and would pull the library from under its own destructors.
+                std::mem::forget(Arc::clone(&module));
+                place.insert(Loaded { module, is_initialised: false })
+            }
+        };
+        if !loaded.is_initialised {
+            initialise(&loaded.module.pkcs11, path)?;
+            loaded.is_initialised = true;
         }
-        let loaded = Arc::new(load(path)?);
-        // Nor is it ever unloaded: whoever lets go of it last may do so while the process ends, and would pull the library
-        // from under its own destructors.
-        std::mem::forget(Arc::clone(&loaded));
-        *module = Some(Arc::clone(&loaded));
-        Ok(loaded)
+        Ok(Arc::clone(&loaded.module))
     }
 
-    /// The module at `path`, where it has been loaded.
+    /// The module at `path`, where it has been loaded and initialised.
     pub(super) fn loaded(&self, path: &Path) -> Option<Arc<OwnModule>> {
         let place = Arc::clone(self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(path)?);
         // Whoever is loading it may hang there.
-        place.try_lock().ok()?.clone()
+        let loaded = place.try_lock().ok()?;
+        loaded.as_ref().filter(|loaded| loaded.is_initialised).map(|loaded| Arc::clone(&loaded.module))
     }
 
     /// Only a new process helps; true for whoever says so first.
@@ -230,7 +244,6 @@ impl Modules {
 fn load(path: &Path) -> Result<OwnModule, ModuleFault> {
     let pkcs11 = Pkcs11::new(path).map_err(|error| ModuleFault::load(path, &error))?;
     let gcm = Gcm::load(path)?;
-    initialise(&pkcs11, path)?;
     Ok(OwnModule {
         pkcs11,
         gcm,

@@ -271,3 +271,18 @@ async fn the_configuration_says_who_logs_in() {
     let line = rig.proxy.wait_for_log(|line| line["message"] == "the token is not usable");
     assert!(line["reason"].as_str().unwrap().contains("CKR_PIN_INCORRECT"), "{line}");
 }
+
+#[tokio::test]
+async fn a_module_that_cannot_be_initialised_stays_loaded() {
+    let rig = Rig::start_with_faults(setup(), SoftHsm::with_keys(), "C_Initialize fail=CKR_DEVICE_ERROR");
+    assert_unusable(&rig).await;
+    let loaded = rig.faults.calls(Function::GetFunctionList);
+    rig.faults.wait_for("three tries", |counts| counts.calls(Function::Initialize) >= 3).await;
+    let maps = fs::read_to_string(format!("/proc/{}/maps", rig.proxy.pid())).unwrap();
+    let module = xks_harness::Faults::module();
+    assert!(maps.contains(module.file_name().unwrap().to_str().unwrap()), "{maps}");
+    assert_eq!(rig.faults.calls(Function::GetFunctionList), loaded, "it was loaded anew");
+    rig.faults.clear();
+    rig.proxy.wait_until_ready().await;
+    rig.wait_until_it_serves().await;
+}
