@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -180,7 +181,8 @@ impl Drop for OpenSession {
 pub struct Modules {
     /// Stands before every login.
     pub(super) pin_guard: PinGuard,
-    loaded: Mutex<HashMap<PathBuf, ModulePlace>>,
+    /// By the path as it is written, and by the file that it led to at first: two that lead to one file are one module.
+    places: Mutex<HashMap<PathBuf, ModulePlace>>,
     /// A call that does not return keeps a module from being initialised anew.
     is_stuck: watch::Sender<bool>,
 }
@@ -198,10 +200,7 @@ impl Modules {
     /// The module at `path`, loaded and initialised now unless it has been before. Where C_Initialize fails, only that is tried
     /// again.
     pub(super) fn load(&self, path: &Path) -> Result<Arc<OwnModule>, ModuleFault> {
-        let place = {
-            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(loaded.entry(path.to_owned()).or_default())
-        };
+        let place = self.place(path)?;
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = match &mut *place {
             Some(loaded) => loaded,
@@ -220,9 +219,25 @@ impl Modules {
         Ok(Arc::clone(&loaded.module))
     }
 
+    fn place(&self, path: &Path) -> Result<ModulePlace, ModuleFault> {
+        if let Some(place) = self.places().get(path) {
+            return Ok(Arc::clone(place));
+        }
+        // Out of the lock: a file system may hang.
+        let file = fs::canonicalize(path).map_err(|error| ModuleFault::load(path, &error))?;
+        let mut places = self.places();
+        let place = Arc::clone(places.entry(file).or_default());
+        places.insert(path.to_owned(), Arc::clone(&place));
+        Ok(place)
+    }
+
+    fn places(&self) -> MutexGuard<'_, HashMap<PathBuf, ModulePlace>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The module at `path`, where it has been loaded and initialised.
     pub(super) fn loaded(&self, path: &Path) -> Option<Arc<OwnModule>> {
-        let place = Arc::clone(self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(path)?);
+        let place = Arc::clone(self.places().get(path)?);
         // Whoever is loading it may hang there.
         let loaded = place.try_lock().ok()?;
         loaded.as_ref().filter(|loaded| loaded.is_initialised).map(|loaded| Arc::clone(&loaded.module))

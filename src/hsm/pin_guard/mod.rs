@@ -9,6 +9,7 @@ mod record;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +35,15 @@ pub(super) struct LoginId {
     module: PathBuf,
     token_serial: Box<str>,
     user_type: UserType,
+}
+
+impl LoginId {
+    fn new(settings: &TokenSettings, serial: &str) -> Self {
+        let TokenSettings { module, user_type, .. } = settings;
+        // One module is one, whatever links lead to it.
+        let module = fs::canonicalize(module).unwrap_or_else(|_| module.clone());
+        Self { module, token_serial: serial.into(), user_type: *user_type }
+    }
 }
 
 /// How near the token says it is to locking the PIN, the worst first.
@@ -176,13 +186,8 @@ impl PinGuard {
         pin: &Secret,
         flag: impl FnOnce() -> Option<PinFlag>,
     ) -> Result<Attempt<'_>, PinFault> {
-        let id = LoginId {
-            module: settings.module.clone(),
-            token_serial: serial.into(),
-            user_type: settings.user_type,
-        };
         let until = clock::now() + TURN_PATIENCE;
-        let turn = self.take_turn(id, until)?;
+        let turn = self.take_turn(LoginId::new(settings, serial), until)?;
         let id = &turn.id;
         let (tried_here, was_another_tried_here) = self.tried_here(id, pin);
         // What a person has forced once is not forced again by whoever tries anew in the same process.

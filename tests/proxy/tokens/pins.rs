@@ -1,7 +1,7 @@
 //! A wrong PIN is given to a token once, whoever asks and however often the proxy is restarted: further tries lock it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -391,15 +391,20 @@ fn commands_beside_a_proxy_that_logs_in_do_not_log_in_too() {
 
 #[tokio::test]
 async fn one_token_under_two_names_is_given_a_wrong_pin_once() {
-    for remembers in [true, false] {
+    for (remembers, is_linked) in [(true, false), (false, false), (true, true)] {
         let mut desk = Desk::new(WRONG);
         if !remembers {
             desk = desk.without_state();
         }
+        let mut module = Faults::module();
+        if is_linked {
+            module = desk.folder.path().join("link.so");
+            symlink(Faults::module(), &module).unwrap();
+        }
         let serial = desk.token.objects().file_name().unwrap().to_str().unwrap().replace('-', "");
         desk.setup.more += &format!(
             "[[tokens]]\nname = \"again\"\nmodule = {:?}\nserial = {:?}\n{}\n",
-            Faults::module().display().to_string(),
+            module.display().to_string(),
             &serial[serial.len() - 16..],
             desk.setup.pin,
         );
@@ -414,6 +419,18 @@ async fn one_token_under_two_names_is_given_a_wrong_pin_once() {
         }
         assert_eq!(desk.logins(), 1);
     }
+}
+
+#[test]
+fn another_path_to_the_module_does_not_give_a_wrong_pin_another_try() {
+    let mut desk = Desk::new(WRONG);
+    desk.run(&["check"]);
+    let link = desk.folder.path().join("link.so");
+    symlink(Faults::module(), &link).unwrap();
+    desk.setup.module = Some(link);
+    let (_, text) = desk.run(&["check"]);
+    assert!(text.contains("refused the PIN with CKR_PIN_INCORRECT"), "{text}");
+    assert_eq!(desk.logins(), 1);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A module whose tokens come back only after C_Finalize and C_Initialize, as Luna's after losing a whole group.
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use xks_harness::proxy::nested_store;
@@ -20,6 +22,11 @@ fn luna() -> Setup {
 
 /// Two tokens of one module behind store `main`.
 async fn two_tokens() -> Rig {
+    two_tokens_by(&Faults::module()).await
+}
+
+/// The same, where another path leads to the second one's module.
+async fn two_tokens_by(module: &Path) -> Rig {
     let token = SoftHsm::empty();
     token.tool(&["init", "--label", SECOND, "--so-pin", SO_PIN, "--pin", PIN]);
     let value = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -29,7 +36,7 @@ async fn two_tokens() -> Rig {
     }
     let more = format!(
         "[[tokens]]\nname = \"second\"\nmodule = \"{}\"\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\n{LUNA}\n",
-        Faults::module().display()
+        module.display()
     );
     let keys = "[[stores.keys]]\nexternal_key_id = \"demo\"\nlabel = \"demo\"\n".to_owned();
     let setup = Setup { tokens: r#"["softhsm", "second"]"#.to_owned(), keys, more, ..luna() };
@@ -96,6 +103,21 @@ async fn all_tokens_of_the_module_come_back_with_one_login_each() {
     rig.wait_until_it_decrypts(&encrypted).await;
     assert_eq!(rig.faults.calls(Function::Finalize), 1);
     assert_eq!(rig.faults.calls(Function::Login), 4);
+}
+
+#[tokio::test]
+async fn a_module_that_two_paths_lead_to_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("link.so");
+    symlink(Faults::module(), &link).unwrap();
+    let rig = two_tokens_by(&link).await;
+    assert_eq!(rig.faults.calls(Function::Initialize), 1);
+    // One of them away takes the other down no sooner than with one path.
+    let slots = rig.faults.calls(Function::GetSlotList);
+    rig.faults.set(&format!("* remove_token token=\"{SECOND}\""));
+    rig.faults.wait_for("tries to connect", |counts| counts.calls(Function::GetSlotList) >= slots + 8).await;
+    rig.client().await.encrypt("demo").await.ok();
+    assert_eq!(rig.faults.calls(Function::Finalize), 0);
 }
 
 #[tokio::test]
