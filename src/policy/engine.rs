@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr as _;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId,
@@ -21,11 +21,14 @@ const MAX_PROBLEM_CHARS: usize = 400;
 pub struct Policies {
     set: PolicySet,
     ids: BTreeMap<PolicyId, Arc<str>>,
-    names: Names,
+    names: &'static Names,
     authorizer: Authorizer,
 }
 
-/// The types of the schema.
+/// The types of the schema, and the schema itself: reading it takes longer than reading a set of policies.
+// INVARIANT: the schema is a constant that the tests read.
+static NAMES: LazyLock<Option<Names>> = LazyLock::new(Names::new);
+
 #[derive(Debug)]
 struct Names {
     caller: EntityTypeName,
@@ -34,6 +37,7 @@ struct Names {
     action: EntityTypeName,
     other: EntityUid,
     schema: Schema,
+    validator: Validator,
 }
 
 impl Names {
@@ -46,6 +50,7 @@ impl Names {
             external_key: name("ExternalKey")?,
             action: name("Action")?,
             other: EntityUid::from_type_name_and_id(name("OtherMetadata")?, EntityId::new("request")),
+            validator: Validator::new(schema.clone()),
             schema,
         })
     }
@@ -57,12 +62,10 @@ impl Policies {
     /// # Errors
     /// Every [`PolicyFault`] that is found.
     pub fn load(sources: &[PolicySource]) -> Result<Self, Vec<PolicyFault>> {
-        // INVARIANT: the schema is a constant that the tests read.
-        let names = Names::new().ok_or_else(|| vec![PolicyFault::NotBuilt])?;
+        let names = NAMES.as_ref().ok_or_else(|| vec![PolicyFault::NotBuilt])?;
         let mut loading = Loading { set: PolicySet::new(), ids: BTreeMap::new(), faults: Vec::new() };
-        let validator = Validator::new(names.schema.clone());
         for source in sources {
-            loading.add(source, &validator);
+            loading.add(source, &names.validator);
         }
         let Loading { set, ids, mut faults } = loading;
         if ids.is_empty() && faults.is_empty() {
