@@ -1,5 +1,6 @@
 //! `xks-proxy check`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::{EXIT_FAILED, complain, leave, load_config};
 use crate::app::{Tokens, unsafe_at_start};
 use crate::audit::{self, AuditSettings};
 use crate::clock;
-use crate::config::StoreSettings;
+use crate::config::{Config, StoreSettings};
 use crate::hsm::{ForceLogin, HealthStatus, Hsm, TokenHealth};
 use crate::metrics::Metrics;
 use crate::secret;
@@ -33,6 +34,7 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
         check_certificate(files, None, false, &mut report);
     }
     report_tls(&config.tls, &mut report);
+    check_permissions(&config, &mut report);
     if config.tokens.iter().any(|token| token.pin.is_some() && token.state_dir.is_none()) {
         report.notice(
             "without a state directory ([state] dir) a PIN that a token refuses is tried again at each start, and each \
@@ -96,6 +98,40 @@ fn read_records(state_dir: &Path, stores: &[StoreSettings], report: &mut Report)
         report.good("no key version becomes primary that was not staged before");
     }
     Some(records)
+}
+
+/// Files that other users of the machine can read or change, and should not. A group may be meant.
+fn check_permissions(config: &Config, report: &mut Report) {
+    const OTHERS_READ: u32 = 0o004;
+    const OTHERS_WRITE: u32 = 0o002;
+    let may = |path: &Path, what: u32| path.canonicalize().is_ok_and(|path| others_may(&path, what));
+    for file in config.files.iter().filter(|file| may(file, OTHERS_WRITE)) {
+        report
+            .notice(&format!("{} can be changed by every user of this machine: chmod o= it", file.display()));
+    }
+    for file in config.secret_files.iter().filter(|file| may(file, OTHERS_READ)) {
+        report.notice(&format!(
+            "{} holds a secret that every user of this machine can read: chmod o= it",
+            file.display()
+        ));
+    }
+    let audit_dir = config.audit.as_ref().and_then(|audit| audit.path.parent());
+    let dirs = [audit_dir, config.iv_budget.dir.as_deref()];
+    for dir in dirs.into_iter().flatten().filter(|dir| may(dir, OTHERS_WRITE)) {
+        report.notice(&format!(
+            "every user of this machine can put files, and links to others, into {}: chmod o-w it",
+            dir.display()
+        ));
+    }
+}
+
+/// Whether everybody may do that with a file, and enter all folders that it is in.
+fn others_may(path: &Path, what: u32) -> bool {
+    const OTHERS_ENTER: u32 = 0o001;
+    let has = |path: &Path, what| {
+        std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & what != 0)
+    };
+    has(path, what) && path.ancestors().skip(1).all(|folder| has(folder, OTHERS_ENTER))
 }
 
 fn check_audit(settings: &AuditSettings, report: &mut Report) {

@@ -71,6 +71,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Every file that was read for it, where it was loaded from a file: with another content it would be another.
     pub files: BTreeSet<PathBuf>,
+    /// Those of them that hold secrets.
+    pub secret_files: BTreeSet<PathBuf>,
     /// How often the configuration's files are looked at for changes; `None` for never.
     pub watch_interval: Option<Duration>,
     /// The tokens.
@@ -157,7 +159,11 @@ impl Config {
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         let (config, named) = Self::parse_with_files(&source, &folder);
         files.extend(named);
-        config.map_err(|faults| ConfigError::Faulty { path: path.to_owned(), faults })
+        let mut config = config.map_err(|faults| ConfigError::Faulty { path: path.to_owned(), faults })?;
+        if config.secret_files.remove(Path::new("")) {
+            config.secret_files.insert(path.to_owned());
+        }
+        Ok(config)
     }
 
     /// Reads a document; relative paths in it are relative to `folder`.
@@ -222,6 +228,7 @@ fn read<'d>(
         audit,
         log_level,
         files: BTreeSet::new(),
+        secret_files: faults.secret_files(),
         watch_interval,
         tokens,
         stores,
@@ -283,7 +290,9 @@ fn read_secret(value: &Value<'_>, folder: &Path) -> Option<(SecretSource, Secret
             }
         }
     };
-    source.file().into_iter().for_each(|path| value.note_file(path));
+    if !matches!(source, SecretSource::Environment(_)) {
+        value.note_secret(source.file());
+    }
     match source.read() {
         Ok(secret) => Some((source, secret)),
         Err(fault) => {

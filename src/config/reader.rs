@@ -45,6 +45,8 @@ pub(super) struct Faults<'d> {
     source: &'d str,
     found: RefCell<Vec<Fault>>,
     files: RefCell<BTreeSet<PathBuf>>,
+    /// Those of them that hold secrets; the empty path is the document itself.
+    secret_files: RefCell<BTreeSet<PathBuf>>,
     /// Every setting that was asked for, with the range of numbers where it was asked for as one.
     #[cfg(test)]
     pub(super) asked: RefCell<std::collections::BTreeMap<String, Option<RangeInclusive<u64>>>>,
@@ -56,6 +58,7 @@ impl<'d> Faults<'d> {
             source,
             found: RefCell::new(Vec::new()),
             files: RefCell::new(BTreeSet::new()),
+            secret_files: RefCell::new(BTreeSet::new()),
             #[cfg(test)]
             asked: RefCell::new(std::collections::BTreeMap::new()),
         }
@@ -86,6 +89,15 @@ impl<'d> Faults<'d> {
 
     pub(super) fn note_file(&self, path: PathBuf) {
         self.files.borrow_mut().insert(path);
+    }
+
+    pub(super) fn note_secret_file(&self, path: PathBuf) {
+        self.secret_files.borrow_mut().insert(path);
+    }
+
+    /// Those noted so far.
+    pub(super) fn secret_files(&self) -> BTreeSet<PathBuf> {
+        self.secret_files.borrow().clone()
     }
 
     /// The files noted so far.
@@ -306,9 +318,10 @@ impl<'d> Value<'d> {
         self.path_in(folder).inspect(|path| self.faults.note_file(path.clone()))
     }
 
-    /// Reads of another file than any that the document names.
-    pub(super) fn note_file(&self, path: PathBuf) {
-        self.faults.note_file(path);
+    /// It, or the file, holds a secret.
+    pub(super) fn note_secret(&self, file: Option<PathBuf>) {
+        file.iter().for_each(|file| self.faults.note_file(file.clone()));
+        self.faults.note_secret_file(file.unwrap_or_default());
     }
 
     pub(super) fn table(&self) -> Option<Table<'d>> {

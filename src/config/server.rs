@@ -97,7 +97,9 @@ pub(super) fn read_tls(
     let mut is_whole = true;
     for mut table in certificates.array().iter().filter_map(super::Value::table) {
         let chain_file = table.require("chain_file").and_then(|value| value.file_in(folder));
-        let key_file = table.require("key_file").and_then(|value| value.file_in(folder));
+        let key_file = table
+            .require("key_file")
+            .and_then(|value| value.file_in(folder).inspect(|file| value.note_secret(Some(file.clone()))));
         table.finish();
         match (chain_file, key_file) {
             (Some(chain_file), Some(key_file)) => files.push(CertificateFiles { chain_file, key_file }),

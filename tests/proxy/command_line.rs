@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use xks_harness::binary::program;
-use xks_harness::{Proxy, Setup};
+use xks_harness::{Proxy, Setup, SoftHsm};
 use xks_spec::credential::{AccessKeyId, SecretAccessKey};
 
 fn xks_proxy(arguments: &[&str]) -> Output {
@@ -132,6 +132,68 @@ fn a_faulty_configuration_exits_with_2_and_says_all() {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
     }
+}
+
+#[test]
+fn check_notices_what_every_user_of_the_machine_can_read_or_change() {
+    let (folder, token) = (tempfile::tempdir_in("/tmp").unwrap(), SoftHsm::with_keys());
+    let mode = |name: &str, mode| {
+        fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let [audit, state] = ["audit", "state"].map(|name| {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        folder.path().join(name)
+    });
+    for (name, content) in
+        [("pin", "test-pin-1234"), ("policies.cedar", "@id(\"a\") permit(principal, action, resource);")]
+    {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    let setup = Setup {
+        pin: "pin = { file = \"pin\" }".to_owned(),
+        authorization: "authorization = \"cedar\"\npolicies = [\"policies.cedar\"]".to_owned(),
+        more: format!("[audit]\npath = {:?}\n[state]\ndir = {state:?}\n", audit.join("audit.log")),
+        ..Setup::default()
+    };
+    let config = setup.write(folder.path(), &token);
+    let notices = || {
+        let text = stdout(&xks_proxy(&["check", "--config", config.to_str().unwrap()]));
+        let about_files =
+            |line: &&str| line.starts_with("notice") && line.contains("every user of this machine");
+        text.lines().filter(about_files).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let secrets = ["ecdsa.key", "pin", "rsa.key", "xks-proxy.toml"];
+    // A group may be meant, and certificates and policies are no secrets.
+    secrets.iter().for_each(|name| mode(name, 0o640));
+    mode(".", 0o755);
+    ["ecdsa.pem", "rsa.pem", "policies.cedar"].iter().for_each(|name| mode(name, 0o644));
+    ["audit", "state"].iter().for_each(|name| mode(name, 0o755));
+    assert_eq!(notices(), [""; 0]);
+
+    secrets.iter().for_each(|name| mode(name, 0o644));
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let said = |name: &str| {
+        format!("notice  {} holds a secret that every user of this machine can read: chmod o= it", path(name))
+    };
+    assert_eq!(notices(), secrets.map(said));
+    mode(".", 0o750);
+    assert_eq!(notices(), [""; 0], "in a folder that they cannot enter");
+    mode(".", 0o755);
+
+    secrets.iter().for_each(|name| mode(name, 0o600));
+    mode("policies.cedar", 0o646);
+    ["audit", "state"].iter().for_each(|name| mode(name, 0o1777));
+    let into = |name: &str| {
+        format!(
+            "notice  every user of this machine can put files, and links to others, into {}: chmod o-w it",
+            path(name)
+        )
+    };
+    let changed = format!(
+        "notice  {} can be changed by every user of this machine: chmod o= it",
+        path("policies.cedar")
+    );
+    assert_eq!(notices(), [changed, into("audit"), into("state")]);
 }
 
 #[test]
