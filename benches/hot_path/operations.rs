@@ -9,8 +9,8 @@ use criterion::Criterion;
 use tokio::runtime::Runtime;
 use xks_proxy::clock::{self, Deadline};
 use xks_proxy::hsm::{
-    HealthStatus, Hsm, HsmFuture, KeyAttributes, KeyKind, KeyMaterial, KeyUsages, Outcome, Plaintext, Sealed,
-    TAG_BYTES, Terms, TokenHealth,
+    Checked, Digest, HealthStatus, Hsm, HsmFuture, KeyAttributes, KeyKind, KeyMaterial, KeyUsages, Outcome,
+    Plaintext, Sealed, TAG_BYTES, Terms, TokenHealth,
 };
 use xks_proxy::iv_budget::{IvBudget, IvBudgetSettings};
 use xks_proxy::keystore::{CredentialUses, KeyMap, KeyRule, KeyStore, LatestKeys, StoreQuota};
@@ -28,6 +28,11 @@ fn at_once<'a, T: Send + 'a>(value: T) -> HsmFuture<'a, T> {
     Box::pin(std::future::ready(Outcome { result: Ok(value), report: Default::default() }))
 }
 
+fn sealed(plaintext: &Plaintext, terms: &Terms) -> Sealed {
+    terms.on_iv.iter().for_each(|on_iv| on_iv());
+    Sealed { iv: vec![1; 12], ciphertext_and_tag: [plaintext.as_slice(), &[2; TAG_BYTES]].concat() }
+}
+
 impl Hsm for Immediate {
     fn encrypt<'a>(
         &'a self,
@@ -36,9 +41,20 @@ impl Hsm for Immediate {
         _: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Sealed> {
-        terms.on_iv.iter().for_each(|on_iv| on_iv());
-        let ciphertext_and_tag = [plaintext.as_slice(), &[2; TAG_BYTES]].concat();
-        at_once(Sealed { iv: vec![1; 12], ciphertext_and_tag })
+        at_once(sealed(&plaintext, &terms))
+    }
+
+    fn encrypt_checked<'a>(
+        &'a self,
+        _: &'a KeyMaterial,
+        plaintext: Plaintext,
+        _: Arc<[u8]>,
+        digest: Digest,
+        terms: Terms,
+    ) -> HsmFuture<'a, Option<Checked>> {
+        let sealed = sealed(&plaintext, &terms);
+        let digest = digest(&sealed);
+        at_once(Some(Checked { sealed, digest }))
     }
 
     fn decrypt<'a>(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cryptoki::error::RvError;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::ckr::{self, Meaning};
@@ -11,7 +12,7 @@ use super::connection::Connection;
 use super::gcm::Failure;
 use super::keys::{self, IvGuard, KeyEntry};
 use super::session::Session;
-use super::{HsmError, KeyAttributes, OnIv, Permit, Plaintext, Sealed};
+use super::{Checked, Digest, HsmError, KeyAttributes, OnIv, Plaintext, Sealed, Terms};
 use crate::clock;
 use crate::metrics::TokenMetrics;
 
@@ -30,27 +31,58 @@ enum Verdict {
 pub(super) fn encrypting(
     plaintext: Plaintext,
     aad: Arc<[u8]>,
-    on_iv: Option<OnIv>,
+    terms: Terms,
 ) -> impl Fn(&mut Lane, &KeyEntry) -> Result<Sealed, HsmError> + Clone {
-    move |lane, key| lane.encrypt(key, &aad, &plaintext, on_iv.as_ref())
+    move |lane, key| {
+        terms.require_permit()?;
+        lane.encrypt(key, &aad, &plaintext, terms.on_iv.as_ref())
+    }
 }
 
-/// The same for a decryption.
+/// The same, and a decryption that shows whether what was made gives the plaintext back: one turn, since what takes the
+/// longest of a call to a fast token is to wake the thread that makes it.
+pub(super) fn encrypting_checked(
+    plaintext: Plaintext,
+    aad: Arc<[u8]>,
+    digest: Digest,
+    terms: Terms,
+) -> impl Fn(&mut Lane, &KeyEntry) -> Result<Option<Checked>, HsmError> + Clone {
+    let encrypt = encrypting(Arc::clone(&plaintext), Arc::clone(&aad), terms.clone());
+    move |lane, key| {
+        let sealed = encrypt(lane, key)?;
+        let digest = digest(&sealed);
+        // The second call is not begun where the first would not have been.
+        if terms.deadline.has_passed() {
+            return Err(HsmError::DeadlinePassed);
+        }
+        terms.require_permit()?;
+        match lane.decrypt(key, &sealed, &aad) {
+            Ok(decrypted) => {
+                Ok(bool::from(decrypted.ct_eq(&plaintext)).then_some(Checked { sealed, digest }))
+            }
+            Err(HsmError::BadCiphertext { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The same for a decryption alone.
 pub(super) fn decrypting(
     sealed: Arc<Sealed>,
     aad: Arc<[u8]>,
+    terms: Terms,
 ) -> impl Fn(&mut Lane, &KeyEntry) -> Result<Plaintext, HsmError> + Clone {
-    move |lane, key| lane.decrypt(key, &sealed, &aad).map(Arc::new)
+    move |lane, key| {
+        terms.require_permit()?;
+        lane.decrypt(key, &sealed, &aad).map(Arc::new)
+    }
 }
 
-/// Work that is done only where it is still permitted when its turn comes.
-pub(super) fn permitted<T>(
-    permit: Option<Permit>,
-    work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone,
-) -> impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone {
-    move |lane, key| match &permit {
-        Some(is_permitted) if !is_permitted() => Err(HsmError::KeyWithdrawn),
-        _ => work(lane, key),
+impl Terms {
+    /// The key may be used still.
+    fn require_permit(&self) -> Result<(), HsmError> {
+        let is_permitted = self.permit.as_ref().is_none_or(|is_permitted| is_permitted());
+        if is_permitted { Ok(()) } else { Err(HsmError::KeyWithdrawn) }
     }
 }
 

@@ -77,6 +77,17 @@ pub trait Hsm: Send + Sync {
         terms: Terms,
     ) -> HsmFuture<'a, Sealed>;
 
+    /// The same, after which the session decrypts what it has made. `digest` is taken in between: of the very output that is
+    /// decrypted then. `None` where that does not give the plaintext back; such an output goes nowhere.
+    fn encrypt_checked<'a>(
+        &'a self,
+        key: &'a KeyMaterial,
+        plaintext: Plaintext,
+        aad: Arc<[u8]>,
+        digest: Digest,
+        terms: Terms,
+    ) -> HsmFuture<'a, Option<Checked>>;
+
     /// Decrypts. [`HsmError::BadCiphertext`] is a proven verdict on the ciphertext, never a fault of the token; it says
     /// how it was proven.
     fn decrypt<'a>(
@@ -100,10 +111,7 @@ pub trait Hsm: Send + Sync {
 pub struct Terms {
     /// The answer is due.
     pub deadline: Deadline,
-    /// A token has worked for the request before, as for what an integrity value has verified: it is not refused now for the
-    /// length of the queue, which would waste that work.
-    pub has_begun: bool,
-    /// Asked when the job's turn comes: the key may have been disabled while the job was queued.
+    /// Asked before each call: the key may have been disabled while the job was queued.
     pub permit: Option<Permit>,
     /// Told of each initialization vector that an encryption draws.
     pub on_iv: Option<OnIv>,
@@ -119,7 +127,7 @@ pub type OnIv = Arc<dyn Fn() + Send + Sync>;
 impl From<Deadline> for Terms {
     /// Without a condition, and nobody counts.
     fn from(deadline: Deadline) -> Self {
-        Self { deadline, has_begun: false, permit: None, on_iv: None }
+        Self { deadline, permit: None, on_iv: None }
     }
 }
 
@@ -169,6 +177,18 @@ pub struct Sealed {
     pub iv: Vec<u8>,
     /// The ciphertext with its 16-byte tag behind it, as PKCS#11 has it.
     pub ciphertext_and_tag: Vec<u8>,
+}
+
+/// Made of what was encrypted, on the thread of the session: must return at once.
+pub type Digest = Arc<dyn Fn(&Sealed) -> [u8; 32] + Send + Sync>;
+
+/// What was encrypted and has been seen to decrypt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// It.
+    pub sealed: Sealed,
+    /// What was made of it before it was decrypted.
+    pub digest: [u8; 32],
 }
 
 /// What a key is and may do.
@@ -244,6 +264,14 @@ impl<T> Outcome<T> {
     #[must_use]
     pub fn failed(error: HsmError) -> Self {
         Self { result: Err(error), report: CallReport::default() }
+    }
+}
+
+impl Outcome<Option<Checked>> {
+    /// Where there is a result, a decryption was made as well.
+    fn with_decryption(mut self) -> Self {
+        self.report.attempts += u32::from(self.result.is_ok());
+        self
     }
 }
 

@@ -17,8 +17,8 @@ use super::standing::{Standing, StoreId};
 use super::threads::Threads;
 use super::workers::{Job, Task};
 use super::{
-    CallReport, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, KeyMaterial, Outcome,
-    Plaintext, Sealed, Terms, TokenHealth,
+    CallReport, Checked, Digest, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator,
+    KeyMaterial, Outcome, Plaintext, Sealed, Terms, TokenHealth,
 };
 use crate::clock::{self, Deadline};
 use crate::metrics::TokenMetrics;
@@ -29,28 +29,9 @@ const HELPER_PATIENCE: Duration = Duration::from_secs(1);
 /// Searches that may wait for the keeper.
 const MAX_WAITING_SEARCHES: usize = 32;
 
-/// The share of the time left that a job may take until its end, as a divisor: a third, so that both jobs of an Encrypt with an
-/// integrity value end in time, and so that calls may become somewhat slower meanwhile.
+/// The share of the time left that a job may take until its end, as a divisor: a third, so that jobs before it may be of twice
+/// as many calls as those of late, as with an integrity value, and so that calls may become somewhat slower meanwhile.
 const SHARE_OF_TIME_LEFT: u32 = 3;
-
-/// When a job must have ended, and whether it may be refused for the queue.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Due {
-    pub(super) deadline: Deadline,
-    pub(super) has_begun: bool,
-}
-
-impl From<Deadline> for Due {
-    fn from(deadline: Deadline) -> Self {
-        Self { deadline, has_begun: false }
-    }
-}
-
-impl From<&Terms> for Due {
-    fn from(terms: &Terms) -> Self {
-        Self { deadline: terms.deadline, has_begun: terms.has_begun }
-    }
-}
 
 /// Which keys may be worked with.
 #[derive(Clone, Copy, Debug)]
@@ -101,25 +82,24 @@ impl Token {
     /// Whether the queue is so long already that a job could not end in good time. The queue is served in its order: what is
     /// let in and cannot end by its deadline takes the session from one that could, and under twice what the token can do
     /// every job would begin in time and end too late.
-    fn is_overdue(&self, due: Due) -> bool {
+    fn is_overdue(&self, deadline: Deadline) -> bool {
         let (board, waiting) = (&self.shared.board, self.tasks.len());
-        if due.has_begun || waiting < board.sessions() {
+        if waiting < board.sessions() {
             return false;
         }
-        let left = due.deadline.instant().saturating_duration_since(clock::now());
+        let left = deadline.instant().saturating_duration_since(clock::now());
         board.time_to_end(waiting) > left / SHARE_OF_TIME_LEFT
     }
 
     /// Runs `work` on a session within the deadline.
     async fn submit<T: Send + 'static>(
         &self,
-        due: Due,
+        deadline: Deadline,
         work: impl FnOnce(&mut Lane) -> Result<T, HsmError> + Send + 'static,
     ) -> Outcome<T> {
         if self.shared.connection.load().is_none() {
             return Outcome::failed(self.shared.unavailable());
         }
-        let deadline = due.deadline;
         let (reply, answer) = oneshot::channel();
         let queued_at = clock::now();
         let taken_at = Arc::new(OnceLock::new());
@@ -148,7 +128,7 @@ impl Token {
             // The asking side may leave while the token works.
             let _ = reply.send((result, started_at, ended_at));
         });
-        if self.is_overdue(due) || self.tasks.try_send(Task::Job(job)).is_err() {
+        if self.is_overdue(deadline) || self.tasks.try_send(Task::Job(job)).is_err() {
             let is_stalled = self.shared.board.stuck(self.shared.settings.stall_after) > 0;
             return Outcome::failed(if is_stalled { HsmError::Stalled } else { HsmError::QueueFull });
         }
@@ -247,14 +227,13 @@ impl Token {
     pub(super) async fn with_key<T: Send + 'static>(
         &self,
         locator: &KeyLocator,
-        due: impl Into<Due>,
+        deadline: Deadline,
         trust: Trust<'_>,
         work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
     ) -> Outcome<T> {
-        let due = due.into();
         let mut total = CallReport::default();
         for is_last in [false, true] {
-            let entry = match self.entry(locator, due.deadline).await {
+            let entry = match self.entry(locator, deadline).await {
                 Ok(entry) => entry,
                 Err(error) => return Outcome { result: Err(error), report: total },
             };
@@ -262,7 +241,7 @@ impl Token {
                 return Outcome { result: Err(error), report: total };
             }
             let (work, for_job) = (work.clone(), Arc::clone(&entry));
-            let Outcome { result, report } = self.submit(due, move |lane| work(lane, &for_job)).await;
+            let Outcome { result, report } = self.submit(deadline, move |lane| work(lane, &for_job)).await;
             total.add(&report);
             match result {
                 Err(HsmError::KeyNotFound) if !is_last => {
@@ -432,9 +411,24 @@ impl Hsm for Token {
         aad: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Sealed> {
-        let due = Due::from(&terms);
-        let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad, terms.on_iv));
-        Box::pin(self.with_key(&key.locator, due, Trust::Any, work))
+        let deadline = terms.deadline;
+        let work = lane::encrypting(plaintext, aad, terms);
+        Box::pin(self.with_key(&key.locator, deadline, Trust::Any, work))
+    }
+
+    fn encrypt_checked<'a>(
+        &'a self,
+        key: &'a KeyMaterial,
+        plaintext: Plaintext,
+        aad: Arc<[u8]>,
+        digest: Digest,
+        terms: Terms,
+    ) -> HsmFuture<'a, Option<Checked>> {
+        let deadline = terms.deadline;
+        let work = lane::encrypting_checked(plaintext, aad, digest, terms);
+        Box::pin(
+            async move { self.with_key(&key.locator, deadline, Trust::Any, work).await.with_decryption() },
+        )
     }
 
     fn decrypt<'a>(
@@ -444,9 +438,9 @@ impl Hsm for Token {
         aad: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Plaintext> {
-        let due = Due::from(&terms);
-        let work = lane::permitted(terms.permit, lane::decrypting(sealed, aad));
-        Box::pin(self.with_key(&key.locator, due, Trust::Any, work))
+        let deadline = terms.deadline;
+        let work = lane::decrypting(sealed, aad, terms);
+        Box::pin(self.with_key(&key.locator, deadline, Trust::Any, work))
     }
 
     fn key_attributes<'a>(

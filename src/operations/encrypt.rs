@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use subtle::ConstantTimeEq;
 use xks_spec::framing::{ciphertext_data_integrity_value, frame_aad};
 use xks_spec::request::EncryptRequest;
 use xks_spec::response::EncryptResponse;
@@ -11,9 +10,7 @@ use xks_spec::{ExternalKeyId, Operation};
 use super::ciphertext_metadata::CiphertextMetadata;
 use super::{Context, body_error, require_aes_256, require_usage};
 use crate::error::Error;
-use crate::hsm::{HsmError, OnIv, Plaintext, Sealed, Terms};
-use crate::iv_budget::IvCount;
-use crate::keystore::KeyVersion;
+use crate::hsm::{Digest, HsmError, OnIv, Plaintext, Sealed, Terms};
 use crate::policy::KeyOperation;
 
 /// Encrypts under the primary version of the external key.
@@ -47,61 +44,32 @@ pub async fn encrypt(
     // Counted where they are drawn: the client may leave, and all this with it, while the token works.
     let drawn = Arc::clone(&iv_count);
     let on_iv: OnIv = Arc::new(move || drawn.draw(1));
-    let work = Work {
-        version: &key.primary,
-        terms: Terms { on_iv: Some(on_iv), ..context.terms(id, key.primary.number) },
-        iv_count,
-        plaintext: Arc::new(request.plaintext),
-        framed: framed.into(),
-    };
+    let terms = Terms { on_iv: Some(on_iv), ..context.terms(id, key.primary.number) };
+    let (plaintext, framed): (Plaintext, Arc<[u8]>) = (Arc::new(request.plaintext), framed.into());
+    let (store, material) = (context.store, &key.primary.material);
     if !request.wants_integrity_value {
-        let sealed = work.seal(context).await?;
-        return respond(&sealed, &metadata, None);
+        store.iv_counts.prepare(&iv_count, terms.deadline).await;
+        let outcome = store.hsm.encrypt(material, plaintext, framed, terms).await;
+        return respond(&context.note(outcome)?, &metadata, None);
     }
+    // SPEC(ENC-CDIV-004, ENC-CDIV-014): the value is computed before the decrypt that vouches for it.
+    let (aad, bound) = (request.aad, metadata);
+    let digest: Digest = Arc::new(move |sealed: &Sealed| {
+        ciphertext_data_integrity_value(&aad, &bound, &sealed.iv, &sealed.ciphertext_and_tag)
+    });
     for _ in 0..2 {
-        let sealed = work.seal(context).await?;
-        // SPEC(ENC-CDIV-004, ENC-CDIV-014): the value is computed before the decrypt that vouches for it.
-        let value =
-            ciphertext_data_integrity_value(&request.aad, &metadata, &sealed.iv, &sealed.ciphertext_and_tag);
+        store.iv_counts.prepare(&iv_count, terms.deadline).await;
+        let (plaintext, framed) = (Arc::clone(&plaintext), Arc::clone(&framed));
+        let (digest, terms) = (Arc::clone(&digest), terms.clone());
+        let outcome = store.hsm.encrypt_checked(material, plaintext, framed, digest, terms).await;
         // SPEC(ENC-CDIV-008, ENC-CDIV-013, ENC-CDIV-016): what is answered is the very output that was hashed and decrypts.
-        if work.decrypts(context, &sealed).await? {
-            return respond(&sealed, &metadata, Some(&value));
+        if let Some(checked) = context.note(outcome)? {
+            return respond(&checked.sealed, &metadata, Some(&checked.digest));
         }
         context.trace.integrity_failures += 1;
     }
     // SPEC(ENC-CDIV-015): SHOULD never return what did not decrypt.
     Err(Error::Integrity)
-}
-
-/// One plaintext to seal, as often as it takes.
-struct Work<'a> {
-    version: &'a KeyVersion,
-    terms: Terms,
-    iv_count: Arc<IvCount>,
-    plaintext: Plaintext,
-    framed: Arc<[u8]>,
-}
-
-impl Work<'_> {
-    async fn seal(&self, context: &mut Context<'_>) -> Result<Arc<Sealed>, Error> {
-        let (plaintext, framed) = (Arc::clone(&self.plaintext), Arc::clone(&self.framed));
-        context.store.iv_counts.prepare(&self.iv_count, self.terms.deadline).await;
-        let (material, terms) = (&self.version.material, self.terms.clone());
-        let outcome = context.store.hsm.encrypt(material, plaintext, framed, terms).await;
-        Ok(Arc::new(context.note(outcome)?))
-    }
-
-    /// Whether `sealed` decrypts to the plaintext, under the same key version.
-    async fn decrypts(&self, context: &mut Context<'_>, sealed: &Arc<Sealed>) -> Result<bool, Error> {
-        let (sealed, framed) = (Arc::clone(sealed), Arc::clone(&self.framed));
-        let terms = Terms { has_begun: true, ..self.terms.clone() };
-        let outcome = context.store.hsm.decrypt(&self.version.material, sealed, framed, terms).await;
-        match context.note(outcome) {
-            Ok(plaintext) => Ok(plaintext.ct_eq(&self.plaintext).into()),
-            Err(HsmError::BadCiphertext { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
 }
 
 fn respond(sealed: &Sealed, metadata: &[u8], value: Option<&[u8; 32]>) -> Result<EncryptResponse, Error> {

@@ -102,7 +102,7 @@ impl Context<'_> {
     fn terms(&self, id: &ExternalKeyId, version: u32) -> Terms {
         let (latest, id) = (Arc::clone(&self.store.latest), id.clone());
         let permit = Arc::new(move || latest.permits(&id, version));
-        Terms { deadline: self.deadline, has_begun: false, permit: Some(permit), on_iv: None }
+        Terms { deadline: self.deadline, permit: Some(permit), on_iv: None }
     }
 
     /// Notes what a call to the HSM cost and hands on what came of it.

@@ -21,10 +21,10 @@ use super::hedge::{HedgeSettings, Hedging};
 use super::keys::KeyEntry;
 use super::lane::{self, Lane};
 use super::standing::{Standing, StoreId};
-use super::token::{Due, Token, Trust};
+use super::token::{Token, Trust};
 use super::{
-    CallReport, CheckValue, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes, KeyLocator, KeyMaterial,
-    Outcome, Plaintext, Sealed, Terms, TokenHealth,
+    CallReport, CheckValue, Checked, Digest, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes,
+    KeyLocator, KeyMaterial, Outcome, Plaintext, Sealed, Terms, TokenHealth,
 };
 use crate::clock::{self, Deadline};
 
@@ -105,20 +105,19 @@ impl Fleet {
     async fn run<T: Send + 'static>(
         &self,
         key: &KeyMaterial,
-        due: Due,
+        deadline: Deadline,
         work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
     ) -> Outcome<T> {
         if self.members.len() == 1 {
-            return self.attempt(0, key, due, work).await.outcome;
+            return self.attempt(0, key, deadline, work).await.outcome;
         }
-        let deadline = due.deadline;
         let mut order = VecDeque::from(self.order(key, self.turn.fetch_add(1, Ordering::Relaxed)));
         let mut look_again = self.hedging.patience(deadline).instant();
         let mut asked = (0, clock::now());
         let mut running = FuturesUnordered::new();
         if let Some(first) = order.pop_front() {
             asked.0 = first;
-            running.push(self.attempt(first, key, due, work.clone()));
+            running.push(self.attempt(first, key, deadline, work.clone()));
         }
         let mut failures = Failures::default();
         let mut unconfirmed: Option<HsmError> = None;
@@ -165,7 +164,7 @@ impl Fleet {
                 look_again = self.hedging.patience(deadline).instant();
                 self.members[member].metrics().asked_second(reason.label());
                 report.is_hedged |= !running.is_empty();
-                running.push(self.attempt(member, key, due, work.clone()));
+                running.push(self.attempt(member, key, deadline, work.clone()));
             }
         }
     }
@@ -202,17 +201,17 @@ impl Fleet {
         &self,
         member: usize,
         key: &KeyMaterial,
-        due: Due,
+        deadline: Deadline,
         work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone + Send + 'static,
     ) -> Attempt<T> {
         let token = &self.members[member];
         let since = clock::now();
         let trust = Trust::Proven(self.id, key);
-        let mut outcome = token.with_key(&key.locator, due, trust, work.clone()).await;
+        let mut outcome = token.with_key(&key.locator, deadline, trust, work.clone()).await;
         if matches!(outcome.result, Err(HsmError::KeyUnproven)) {
             let so_far = outcome.report;
-            outcome = match self.prove(member, key, due.deadline).await {
-                Ok(()) => token.with_key(&key.locator, due, trust, work).await,
+            outcome = match self.prove(member, key, deadline).await {
+                Ok(()) => token.with_key(&key.locator, deadline, trust, work).await,
                 Err(error) => Outcome::failed(error),
             };
             // It has just shown itself under another handle, which means nothing again.
@@ -332,9 +331,22 @@ impl Hsm for Fleet {
         aad: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Sealed> {
-        let due = Due::from(&terms);
-        let work = lane::permitted(terms.permit, lane::encrypting(plaintext, aad, terms.on_iv));
-        Box::pin(self.run(key, due, proven(self.members.len(), work)))
+        let deadline = terms.deadline;
+        let work = lane::encrypting(plaintext, aad, terms);
+        Box::pin(self.run(key, deadline, proven(self.members.len(), work)))
+    }
+
+    fn encrypt_checked<'a>(
+        &'a self,
+        key: &'a KeyMaterial,
+        plaintext: Plaintext,
+        aad: Arc<[u8]>,
+        digest: Digest,
+        terms: Terms,
+    ) -> HsmFuture<'a, Option<Checked>> {
+        let deadline = terms.deadline;
+        let work = proven(self.members.len(), lane::encrypting_checked(plaintext, aad, digest, terms));
+        Box::pin(async move { self.run(key, deadline, work).await.with_decryption() })
     }
 
     fn decrypt<'a>(
@@ -344,9 +356,9 @@ impl Hsm for Fleet {
         aad: Arc<[u8]>,
         terms: Terms,
     ) -> HsmFuture<'a, Plaintext> {
-        let due = Due::from(&terms);
-        let work = lane::permitted(terms.permit, lane::decrypting(sealed, aad));
-        Box::pin(self.run(key, due, work))
+        let deadline = terms.deadline;
+        let work = lane::decrypting(sealed, aad, terms);
+        Box::pin(self.run(key, deadline, work))
     }
 
     /// What any member that has the key permits: the others are asked only where the first permits less than everything.

@@ -22,7 +22,9 @@ use super::*;
 use crate::admin::{Readiness, Served};
 use crate::audit::{Audit, AuditSettings, OnFailure};
 use crate::clock::Deadline;
-use crate::hsm::{Hsm, HsmFuture, KeyAttributes, KeyMaterial, Plaintext, Sealed, Terms, TokenHealth};
+use crate::hsm::{
+    Checked, Digest, Hsm, HsmFuture, KeyAttributes, KeyMaterial, Plaintext, Sealed, Terms, TokenHealth,
+};
 use crate::iv_budget::{IvBudget, IvBudgetSettings};
 use crate::keystore::{CredentialUses, KeyMap, LatestKeys, StoreQuota};
 use crate::metrics::Metrics;
@@ -46,6 +48,17 @@ impl Hsm for Panics {
         _: Arc<[u8]>,
         _: Terms,
     ) -> HsmFuture<'a, Sealed> {
+        panic!("hunter2")
+    }
+
+    fn encrypt_checked<'a>(
+        &'a self,
+        _: &'a KeyMaterial,
+        _: Plaintext,
+        _: Arc<[u8]>,
+        _: Digest,
+        _: Terms,
+    ) -> HsmFuture<'a, Option<Checked>> {
         panic!("hunter2")
     }
 

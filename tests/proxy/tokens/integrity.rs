@@ -68,6 +68,22 @@ async fn a_ciphertext_that_does_not_verify_twice_is_an_error_and_stays_inside() 
     rig.wait_until_it_serves().await;
 }
 
+/// To wake a token's thread costs as much as a call to a fast token.
+#[tokio::test]
+async fn both_calls_are_one_turn_at_the_token() {
+    let rig = Rig::start(setup()).await;
+    let mut client = rig.client().await;
+    client.encrypt("demo").await.ok();
+    let turns = "xks_hsm_queue_seconds_count{token=\"softhsm\"}";
+    let (turns_before, before) = (rig.proxy.metric(turns).await, rig.faults.counts());
+    client.encrypt_with_integrity_value("demo").await.ok();
+    let after = rig.faults.counts();
+    for function in [Function::Encrypt, Function::Decrypt] {
+        assert_eq!(after.calls(function) - before.calls(function), 1, "{function}");
+    }
+    assert_eq!(rig.proxy.metric(turns).await - turns_before, 1.0);
+}
+
 #[tokio::test]
 async fn a_ciphertext_that_could_not_be_verified_stays_inside() {
     let rig = Rig::start(setup()).await;
