@@ -1,11 +1,12 @@
-//! AES-GCM by exactly two PKCS#11 calls, init and work, into one buffer of ours.
+//! AES-GCM by exactly two PKCS#11 calls, init and work, into one buffer of ours, and a key's attributes by one.
 //!
 //! `cryptoki` asks for the output's size first, which is a third round trip on a network HSM, and decrypts into a
-//! buffer that nobody wipes. This module, the only one in the proxy with `unsafe`, calls the module's function list
-//! itself. Everything else goes through `cryptoki`.
+//! buffer that nobody wipes; attributes take it two calls, which with ten thousand keys are ten thousand round trips more.
+//! This module, the only one of the proxy that has `unsafe` for PKCS#11, calls the module's function list itself. Everything
+//! else goes through `cryptoki`.
 #![allow(
     unsafe_code,
-    reason = "calls C_EncryptInit, C_Encrypt, C_DecryptInit and C_Decrypt through the C interface"
+    reason = "calls C_EncryptInit, C_Encrypt, C_DecryptInit, C_Decrypt and C_GetAttributeValue through the C interface"
 )]
 
 use std::ffi::c_void;
@@ -13,11 +14,11 @@ use std::path::Path;
 use std::ptr;
 
 use cryptoki::error::{Rv, RvError};
-use cryptoki::object::ObjectHandle;
+use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki_sys::{
-    CK_BYTE, CK_BYTE_PTR, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV,
-    CK_SESSION_HANDLE, CK_ULONG, CKM_AES_GCM,
+    CK_ATTRIBUTE, CK_BYTE, CK_BYTE_PTR, CK_FUNCTION_LIST, CK_GCM_PARAMS, CK_MECHANISM, CK_OBJECT_HANDLE,
+    CK_RV, CK_SESSION_HANDLE, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CKM_AES_GCM,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -30,11 +31,16 @@ pub(super) const IV_BYTES: usize = 12;
 /// Length of the IVs that a token appends, in bytes.
 const APPENDED_IV_BYTES: usize = 16;
 
+/// Room for the value of an attribute, in bytes. A label or an id that fills it is read by two calls.
+const ATTRIBUTE_BYTES: usize = 256;
+
 const TAG_BITS: CK_ULONG = 8 * TAG_BYTES as CK_ULONG;
 
 type Init = unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_MECHANISM, CK_OBJECT_HANDLE) -> CK_RV;
 type Work =
     unsafe extern "C" fn(CK_SESSION_HANDLE, CK_BYTE_PTR, CK_ULONG, CK_BYTE_PTR, *mut CK_ULONG) -> CK_RV;
+type GetAttributes =
+    unsafe extern "C" fn(CK_SESSION_HANDLE, CK_OBJECT_HANDLE, *mut CK_ATTRIBUTE, CK_ULONG) -> CK_RV;
 
 /// A function that failed and its return code.
 pub(super) type Failure = (&'static str, RvError);
@@ -66,12 +72,13 @@ pub(super) fn object(number: u64) -> ObjectHandle {
     unsafe { ObjectHandle::new_from_raw(number) }
 }
 
-/// The four functions of one module.
+/// The five functions of one module.
 pub(super) struct Gcm {
     encrypt_init: Init,
     encrypt: Work,
     decrypt_init: Init,
     decrypt: Work,
+    get_attributes: GetAttributes,
     /// Keeps the module loaded for as long as its functions can be called.
     _library: cryptoki_sys::Pkcs11,
 }
@@ -93,12 +100,60 @@ impl Gcm {
         }
         // SAFETY: not null, and PKCS#11 promises a list that lives as long as the module is loaded.
         let list = unsafe { &*list };
-        match (list.C_EncryptInit, list.C_Encrypt, list.C_DecryptInit, list.C_Decrypt) {
-            (Some(encrypt_init), Some(encrypt), Some(decrypt_init), Some(decrypt)) => {
-                Ok(Self { encrypt_init, encrypt, decrypt_init, decrypt, _library: library })
-            }
-            _ => Err(ModuleFault::NoFunctionList(path.to_owned())),
+        let functions = || {
+            Some((
+                list.C_EncryptInit?,
+                list.C_Encrypt?,
+                list.C_DecryptInit?,
+                list.C_Decrypt?,
+                list.C_GetAttributeValue?,
+            ))
+        };
+        let Some((encrypt_init, encrypt, decrypt_init, decrypt, get_attributes)) = functions() else {
+            return Err(ModuleFault::NoFunctionList(path.to_owned()));
+        };
+        Ok(Self { encrypt_init, encrypt, decrypt_init, decrypt, get_attributes, _library: library })
+    }
+
+    /// Those of the `wanted` attributes of an object that it has, by one call.
+    ///
+    /// # Errors
+    /// The return code; [`RvError::BufferTooSmall`] too where a value fills the room that there is for it, which it may have
+    /// been cut off to, or the module has left untouched.
+    pub(super) fn attributes<const WANTED: usize>(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+        wanted: [AttributeType; WANTED],
+    ) -> Result<Vec<Attribute>, RvError> {
+        // Of numbers, so that a module may write one to its place as such.
+        let mut room: [[CK_ULONG; ATTRIBUTE_BYTES / size_of::<CK_ULONG>()]; WANTED] =
+            [[0; ATTRIBUTE_BYTES / size_of::<CK_ULONG>()]; WANTED];
+        let mut place = room.iter_mut();
+        let mut template = wanted.map(|attribute| CK_ATTRIBUTE {
+            type_: attribute.into(),
+            pValue: place.next().map_or(ptr::null_mut(), |place| place.as_mut_ptr().cast::<c_void>()),
+            ulValueLen: length(ATTRIBUTE_BYTES),
+        });
+        // SAFETY: session and object belong to this module, as in `call`. Each attribute of the template has a place of the
+        // length that it says, in `room`, which outlives the call, and nobody else touches it meanwhile.
+        let code = unsafe {
+            (self.get_attributes)(session.handle(), object.handle(), template.as_mut_ptr(), length(WANTED))
+        };
+        match check(code) {
+            // What it does not have, or does not show, it has marked.
+            Ok(()) | Err(RvError::AttributeSensitive | RvError::AttributeTypeInvalid) => {}
+            Err(code) => return Err(code),
         }
+        let has_value = |attribute: &&CK_ATTRIBUTE| attribute.ulValueLen != CK_UNAVAILABLE_INFORMATION;
+        let mut attributes = Vec::with_capacity(WANTED);
+        for attribute in template.iter().filter(has_value) {
+            if attribute.ulValueLen >= length(ATTRIBUTE_BYTES) {
+                return Err(RvError::BufferTooSmall);
+            }
+            attributes.extend(Attribute::try_from(*attribute).ok());
+        }
+        Ok(attributes)
     }
 
     /// Encrypts. Whether the IV may be used is for the caller to judge: one that the token should have written may be all

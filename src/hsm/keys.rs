@@ -11,8 +11,9 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::Session as CryptokiSession;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::ckr::{Meaning, code_of, meaning};
 use super::connection::Epoch;
-use super::gcm;
+use super::gcm::{self, Gcm};
 use super::session::Session;
 use super::standing::{Judgement, Owner, Standing, StoreId};
 use super::{HsmError, KeyAttributes, KeyKind, KeyLocator, KeyMaterial, KeyUsages};
@@ -422,27 +423,45 @@ pub(super) fn read_attributes(
     Ok(object.map(|object| object.attributes))
 }
 
+/// What is read of a key.
+const WANTED: [AttributeType; 11] = [
+    AttributeType::Label,
+    AttributeType::Id,
+    AttributeType::KeyType,
+    AttributeType::ValueLen,
+    AttributeType::Encrypt,
+    AttributeType::Decrypt,
+    AttributeType::Sign,
+    AttributeType::Verify,
+    AttributeType::Wrap,
+    AttributeType::Unwrap,
+    AttributeType::Derive,
+];
+
 /// A key as the token describes it, `None` where it has gone.
 pub(super) fn read(session: &CryptokiSession, handle: ObjectHandle) -> Result<Option<KeyObject>, Error> {
-    const WANTED: [AttributeType; 11] = [
-        AttributeType::Label,
-        AttributeType::Id,
-        AttributeType::KeyType,
-        AttributeType::ValueLen,
-        AttributeType::Encrypt,
-        AttributeType::Decrypt,
-        AttributeType::Sign,
-        AttributeType::Verify,
-        AttributeType::Wrap,
-        AttributeType::Unwrap,
-        AttributeType::Derive,
-    ];
-    use super::ckr::{Meaning, code_of, meaning};
-    let attributes = match session.get_attributes(handle, &WANTED) {
-        Ok(attributes) => attributes,
-        Err(error) if meaning(code_of(&error)) == Meaning::KeyGone => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    match session.get_attributes(handle, &WANTED) {
+        Ok(attributes) => Ok(Some(object(handle, attributes))),
+        Err(error) if meaning(code_of(&error)) == Meaning::KeyGone => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same by one call, where the key's names are of a usual length.
+pub(super) fn read_at_once(
+    calls: &Gcm,
+    session: &CryptokiSession,
+    handle: ObjectHandle,
+) -> Result<Option<KeyObject>, RvError> {
+    match calls.attributes(session, handle, WANTED) {
+        Ok(attributes) => Ok(Some(object(handle, attributes))),
+        Err(RvError::BufferTooSmall) => read(session, handle).map_err(|error| code_of(&error)),
+        Err(code) if meaning(code) == Meaning::KeyGone => Ok(None),
+        Err(code) => Err(code),
+    }
+}
+
+fn object(handle: ObjectHandle, attributes: Vec<Attribute>) -> KeyObject {
     let (mut label, mut id, mut key_type, mut value_bytes) = (None, None, None, None);
     let mut usages = KeyUsages::default();
     for attribute in attributes {
@@ -465,12 +484,7 @@ pub(super) fn read(session: &CryptokiSession, handle: ObjectHandle) -> Result<Op
         Some(KeyType::AES) => KeyKind::Aes { bits: value_bytes.map(|bytes| bytes * 8) },
         other => KeyKind::Other(other.map_or(u64::MAX, |key_type| *key_type)),
     };
-    Ok(Some(KeyObject {
-        handle,
-        label,
-        id,
-        attributes: KeyAttributes { object: handle.handle(), kind, usages },
-    }))
+    KeyObject { handle, label, id, attributes: KeyAttributes { object: handle.handle(), kind, usages } }
 }
 
 #[cfg(test)]

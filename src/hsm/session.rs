@@ -204,7 +204,7 @@ impl Session for OwnSession {
     }
 
     fn read_key(&self, key: ObjectHandle) -> Result<Option<KeyObject>, RvError> {
-        keys::read(&self.session, key).map_err(code)
+        keys::read_at_once(&self.module.gcm, &self.session, key)
     }
 
     fn make_session_key(&self) -> Result<ObjectHandle, RvError> {

@@ -53,6 +53,27 @@ where
     }
 }
 
+/// Attributes are read by one call, which has room for labels of a usual length: one that fills it, or does not fit, is read by
+/// another.
+#[tokio::test]
+async fn a_label_of_any_length_is_indexed() {
+    let labels = [255, 256, 300].map(|length| "l".repeat(length));
+    let token = SoftHsm::with_keys();
+    labels.iter().for_each(|label| token.generate(label, &[]));
+    let absent = "l".repeat(301);
+    let listed = labels.iter().chain([&absent]).enumerate().map(|(number, label)| {
+        format!("[[stores.keys]]\nexternal_key_id = \"long-{number}\"\nlabel = \"{label}\"\n")
+    });
+    let setup = slow();
+    let rig =
+        Rig::start_on(Setup { keys: setup.keys.clone() + &listed.collect::<String>(), ..setup }, token).await;
+    // The index alone is asked.
+    let (_, text) = rig.proxy.admin("/readyz?verbose").await;
+    let is_unresolved = |label: &str| text.contains(&format!("label \"{label}\""));
+    assert!(is_unresolved(&absent), "{text}");
+    assert!(labels.iter().all(|label| !is_unresolved(label)), "{text}");
+}
+
 #[tokio::test]
 async fn an_external_key_is_a_label_an_id_or_what_a_rule_makes_of_it() {
     let token = SoftHsm::with_keys();
