@@ -1,8 +1,8 @@
 //! A PKCS#11 module in a process of its own, without a proxy: what everything in the budget is compared with.
 //!
 //! It initialises the module, logs in and searches for one key, and says how long that took. Then it does what is asked of
-//! it, a line each: `encrypt SECS`. It ends with its standard input. Nothing else is linked into it, so that its memory is
-//! the module's.
+//! it, a line each: `encrypt SECS KEYS` encrypts under so many of the token's keys in turn. It ends with its standard input.
+//! Nothing else is linked into it, so that its memory is the module's.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -20,7 +20,7 @@ use rustix::time::{ClockId, clock_gettime};
 const PLAINTEXT: [u8; 32] = [0x5a; 32];
 const AAD: [u8; 100] = [0x61; 100];
 /// Calls between two looks at the clock.
-const BATCH: u32 = 256;
+const BATCH: usize = 256;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().collect();
@@ -40,37 +40,53 @@ fn main() -> Result<(), Box<dyn Error>> {
     let session = session.ok_or("the module has no such token")?;
     session.login(UserType::User, Some(&pin))?;
     let sought = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(key.as_bytes().to_vec())];
-    let key = *session.find_objects(&sought)?.first().ok_or("the token has no such key")?;
+    let mut keys = vec![*session.find_objects(&sought)?.first().ok_or("the token has no such key")?];
     let mut out = std::io::stdout();
     writeln!(out, "{}", began.elapsed().as_micros())?;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        let secs = line.strip_prefix("encrypt ").ok_or("expected: encrypt SECS")?.parse()?;
-        let (calls, cpu, wall) = encrypt_for(&session, key, Duration::from_secs_f64(secs))?;
+        let words: Vec<_> = line.split(' ').collect();
+        let ["encrypt", secs, count] = words.as_slice() else {
+            return Err("expected: encrypt SECS KEYS".into());
+        };
+        let (secs, count) = (secs.parse()?, count.parse()?);
+        if keys.len() < count {
+            keys = session.find_objects(&sought[..1])?;
+            let used = keys.get(..count).ok_or("the token has not so many keys")?;
+            // What a key costs the first time is not what is measured.
+            used.iter().try_for_each(|key| encrypt(&session, *key, 0))?;
+        }
+        let (calls, cpu, wall) = encrypt_for(&session, &keys[..count], Duration::from_secs_f64(secs))?;
         writeln!(out, "{calls} {} {}", cpu.as_nanos(), wall.as_nanos())?;
     }
     Ok(())
 }
 
-/// Encrypts one after the other on one session; returns how often, and the CPU and the time that it took.
-///
-/// `cryptoki` also asks for the output's size, a call of well under a microsecond in SoftHSM2.
+/// Encrypts one after the other on one session, under each key in turn; returns how often, and the CPU and the time that it
+/// took.
 fn encrypt_for(
     session: &Session,
-    key: ObjectHandle,
+    keys: &[ObjectHandle],
     duration: Duration,
 ) -> Result<(u64, Duration, Duration), Box<dyn Error>> {
     let cpu_now = || Duration::try_from(clock_gettime(ClockId::ProcessCPUTime));
     let (began, cpu_before) = (Instant::now(), cpu_now()?);
     let mut calls: u64 = 0;
+    let mut turns = keys.iter().cycle();
     while began.elapsed() < duration {
-        for _ in 0..BATCH {
-            let mut iv = [0; 12];
-            iv[..8].copy_from_slice(&calls.to_be_bytes());
-            let mechanism = Mechanism::AesGcm(GcmParams::new(&mut iv, &AAD, 128.into())?);
-            session.encrypt(&mechanism, key, &PLAINTEXT)?;
+        for key in turns.by_ref().take(BATCH) {
+            encrypt(session, *key, calls)?;
             calls += 1;
         }
     }
     Ok((calls, cpu_now()?.saturating_sub(cpu_before), began.elapsed()))
+}
+
+/// `cryptoki` also asks for the output's size, a call of well under a microsecond in SoftHSM2.
+fn encrypt(session: &Session, key: ObjectHandle, number: u64) -> Result<(), Box<dyn Error>> {
+    let mut iv = [0; 12];
+    iv[..8].copy_from_slice(&number.to_be_bytes());
+    let mechanism = Mechanism::AesGcm(GcmParams::new(&mut iv, &AAD, 128.into())?);
+    session.encrypt(&mechanism, key, &PLAINTEXT)?;
+    Ok(())
 }

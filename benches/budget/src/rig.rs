@@ -322,7 +322,12 @@ impl BareModule {
 
     /// CPU and time of one encrypt, in microseconds.
     pub(crate) fn encrypt_us(&mut self, duration: Duration) -> Result<(f64, f64), Fault> {
-        writeln!(self.input, "encrypt {}", duration.as_secs_f64())?;
+        self.encrypt_under_us(1, duration)
+    }
+
+    /// The same under so many keys of the token in turn.
+    pub(crate) fn encrypt_under_us(&mut self, keys: usize, duration: Duration) -> Result<(f64, f64), Fault> {
+        writeln!(self.input, "encrypt {} {keys}", duration.as_secs_f64())?;
         let line = self.line()?;
         let numbers: Vec<f64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
         let [calls, cpu_nanos, wall_nanos] = numbers.as_slice() else { return Err(line.into()) };

@@ -1,28 +1,65 @@
 //! Many keys, and many stores, against one: the same load in turns.
+//!
+//! SoftHSM2 opens, locks and reads the file of a key at each use of it, so that each further key costs the bare module too.
+//! What the proxy itself takes must not grow: a figure is held against that of one key, and what as many keys cost the bare
+//! module more than one.
 
-use xks_harness::{Proxy, Setup};
+use std::sync::Arc;
+
+use xks_harness::{Proxy, Setup, SoftHsm};
 use xks_load::engine::Engine;
+use xks_load::target::TargetArgs;
 
 use super::Part;
-use crate::rig::{Fault, Load, MoreStores, Rig, cpu_us, run_clean, target_args};
-use crate::statistics::{median_of, quotients};
+use crate::rig::{BareModule, Fault, Load, MoreStores, Rig, cpu_us, run_clean, target_args};
+use crate::statistics::{Interval, median_of, quotients};
 use crate::table::Row;
 
-/// A proxy of one size, and the load on all that it has.
+/// Requests before the first measurement, as a multiple of the keys: by then the sixteen connections, each of which goes
+/// through the keys in their order from a place of its own, have used every key. What a key costs the first time, its proof
+/// and the block of initialization vectors, is paid once.
+const WARMUP_REQUESTS_A_KEY: u64 = 8;
+
+/// A proxy of one size, the load on all that it has, and a bare module with as many keys in use.
 struct Size {
     name: String,
+    keys: usize,
     engine: Engine,
+    bare: BareModule,
     _proxy: Proxy,
+}
+
+impl Size {
+    fn new(
+        rig: &Rig,
+        name: String,
+        keys: usize,
+        (proxy, target): (Proxy, TargetArgs),
+        token: &SoftHsm,
+    ) -> Result<Self, Fault> {
+        let engine = Load::closed("encrypt=1", rig.duration()).on(&target)?;
+        let bare = BareModule::start(rig, token, &rig.setup())?;
+        Ok(Self { name, keys, engine, bare, _proxy: proxy })
+    }
+
+    fn warm_up(&self) -> Result<(), Fault> {
+        let mut requests = 0;
+        while requests < WARMUP_REQUESTS_A_KEY * self.keys as u64 {
+            requests += run_clean(&self.engine)?.ok;
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn keys(rig: &Rig) -> Result<Vec<Row>, Fault> {
     let mut sizes = Vec::new();
     for keys in [1, 1000, 10_000] {
-        let proxy = rig.start(&rig.setup(), rig.token(keys));
-        let engine = Load::closed("encrypt=1", rig.duration()).on(&target_args(&proxy, keys, None))?;
-        sizes.push(Size { name: format!("{keys} keys"), engine, _proxy: proxy });
+        let token = rig.token(keys);
+        let proxy = rig.start(&rig.setup(), Arc::clone(&token));
+        let target = target_args(&proxy, keys, None);
+        sizes.push(Size::new(rig, format!("{keys} keys"), keys, (proxy, target), &token)?);
     }
-    compare(rig, Part::Keys, "1 key", &sizes)
+    compare(rig, Part::Keys, "1 key", sizes)
 }
 
 pub(super) fn stores(rig: &Rig) -> Result<Vec<Row>, Fault> {
@@ -37,28 +74,37 @@ pub(super) fn stores(rig: &Rig) -> Result<Vec<Row>, Fault> {
             more: format!("{}{}", setup.more, stores.config),
             ..setup
         };
-        let proxy = rig.start(&setup, token.clone());
+        let proxy = rig.start(&setup, Arc::clone(&token));
         let target = target_args(&proxy, 1, Some(stores.file(&proxy)?));
-        let engine = Load::closed("encrypt=1", rig.duration()).on(&target)?;
-        sizes.push(Size { name: format!("{count} stores"), engine, _proxy: proxy });
+        sizes.push(Size::new(rig, format!("{count} stores"), count, (proxy, target), &token)?);
     }
-    compare(rig, Part::Stores, "1 store", &sizes)
+    compare(rig, Part::Stores, "1 store", sizes)
 }
 
-/// CPU of an encrypt with each size, as a ratio to the first in the same round.
-fn compare(rig: &Rig, part: Part, base_name: &str, sizes: &[Size]) -> Result<Vec<Row>, Fault> {
-    let mut us = vec![Vec::new(); sizes.len()];
+/// CPU of an encrypt with each size in the same round, as a ratio to the first and what the bare module takes more.
+fn compare(rig: &Rig, part: Part, base_name: &str, mut sizes: Vec<Size>) -> Result<Vec<Row>, Fault> {
+    sizes.iter().try_for_each(Size::warm_up)?;
+    let (mut us, mut bare_us) = (vec![Vec::new(); sizes.len()], vec![Vec::new(); sizes.len()]);
     for _ in 0..rig.rounds {
-        for (size, us) in sizes.iter().zip(&mut us) {
-            us.push(cpu_us(&run_clean(&size.engine)?)?);
+        for (number, size) in sizes.iter_mut().enumerate() {
+            bare_us[number].push(size.bare.encrypt_under_us(size.keys, rig.duration() / 2)?.0);
+            us[number].push(cpu_us(&run_clean(&size.engine)?)?);
         }
     }
-    let base = &us[0];
-    let row = |(size, us): (&Size, &Vec<f64>)| {
-        let figure = format!("CPU of an encrypt with {}", size.name);
-        let row = Row::shown(part.name(), figure, median_of(us), "µs");
-        row.like_base(&quotients(us, base))
-            .noted(format!("ratio to {base_name}, {:.1} µs; each in use in turn", median_of(base)))
+    let row = |number: usize| {
+        let (us_of, bare_of) = (&us[number], &bare_us[number]);
+        let more = bare_of.iter().zip(&bare_us[0]).map(|(bare, base)| bare - base);
+        let expected: Vec<_> = us[0].iter().zip(more).map(|(base, more)| base + more).collect();
+        let Interval { median, low, high } = Interval::of(&quotients(us_of, &us[0]));
+        let figure = format!("CPU of an encrypt with {}", sizes[number].name);
+        let row = Row::shown(part.name(), figure, median_of(us_of), "µs");
+        row.like_base(&quotients(us_of, &expected)).noted(format!(
+            "ratio to {base_name}, {:.1} µs, and what as many keys cost the bare module more, {:.1} µs after {:.1}; without \
+             that {median:.2} ({low:.2}–{high:.2}); each in use in turn",
+            median_of(&us[0]),
+            median_of(bare_of),
+            median_of(&bare_us[0]),
+        ))
     };
-    Ok(sizes.iter().zip(&us).skip(1).map(row).collect())
+    Ok((1..sizes.len()).map(row).collect())
 }
