@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 #
 # Builds the images from a release's binaries and runs them with podman, without a Docker engine and without a registry: the base
-# image is a Debian that debootstrap makes. Encrypts and decrypts through mock-kms, and stops on SIGTERM.
+# image is a Debian that debootstrap makes. Encrypts and decrypts through mock-kms, stops on SIGTERM, and starts compose.yaml with
+# podman-compose.
 #
-#   deploy/docker/test.sh       as root; target/release-out/x86_64 holds the binaries (deploy/release/run)
+#   deploy/docker/test.sh [--compile]       as root; target/release-out/x86_64 holds the binaries (deploy/release/run)
 #
-# KEEP_IMAGES=1 leaves the images in the storage folder that is printed.
+# --compile: also the stage that compiles, in Debian's Rust, which takes as long as a release. KEEP_IMAGES=1 leaves the images in
+# the storage folder that is printed.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -17,9 +19,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 say() { printf '== %s\n' "$*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
+with_compiler=
+case "$*" in
+  '') ;;
+  --compile) with_compiler=yes ;;
+  *) fail "usage: deploy/docker/test.sh [--compile]" ;;
+esac
 [ "$(id -u)" -eq 0 ] || fail "buildah --isolation chroot needs root here"
 [ -x target/release-out/x86_64/xks-proxy ] || fail "target/release-out/x86_64 holds no binaries: run deploy/release/run"
-.ci/install debootstrap buildah podman crun curl python3-venv jq
+.ci/install debootstrap buildah podman crun netavark aardvark-dns iptables curl python3-venv jq
 
 # crun will not have both versions of control groups mounted; nor are any needed here. In a mount namespace of its own one goes.
 if mountpoint -q /sys/fs/cgroup/unified && [ -z "${IN_NAMESPACE:-}" ]; then
@@ -40,13 +48,7 @@ finish() {
 trap finish EXIT
 
 say "a base image of Debian's packages"
-debootstrap --variant=minbase bookworm "$work/debian" >"$work/debootstrap.log" 2>&1 || fail "$(tail -n 5 "$work/debootstrap.log")"
-# What the machine's own apt goes through, so that the build reaches Debian's packages too.
-base=$(buildah "${storage[@]}" from scratch)
-buildah "${storage[@]}" copy --quiet "$base" "$work/debian" / >/dev/null
-buildah "${storage[@]}" commit --quiet "$base" localhost/debian:bookworm-slim >/dev/null
-buildah "${storage[@]}" rm "$base" >/dev/null
-rm -rf "$work/debian"
+deploy/docker/base ${with_compiler:+--rust} "${storage[@]}"
 
 say "the images"
 engine=(buildah "${storage[@]}")
@@ -56,7 +58,16 @@ for target in "${image_targets[@]}"; do
     --build-arg BASE=localhost/debian:bookworm-slim >"$work/build.log" 2>&1 ||
     { tail -n 20 "$work/build.log"; fail "build of $target"; }
 done
-skipped+=("the stage that compiles (BINARIES=build): no image of Rust without a registry")
+if [ -n "$with_compiler" ]; then
+  say "the stage that compiles, in Debian's Rust"
+  "${engine[@]}" build --isolation chroot --network host --file deploy/docker/Dockerfile --target proxy --tag localhost/compiled \
+    --build-arg RUST=localhost/rust:bookworm --build-arg BASE=localhost/debian:bookworm-slim \
+    --build-arg XKS_PROXY_COMMIT="$XKS_PROXY_COMMIT" . >"$work/build.log" 2>&1 ||
+    { tail -n 20 "$work/build.log"; fail "the stage that compiles"; }
+  podman "${storage[@]}" run --rm --runtime crun --cgroups=disabled "${limits[@]}" --network=none localhost/compiled --version
+else
+  skipped+=("the stage that compiles (BINARIES=build): --compile has it run")
+fi
 skipped+=("the bases UBI 9 and Amazon Linux 2023: no copy without a registry")
 
 say "what the image says of itself"
@@ -111,11 +122,12 @@ pid=$(podman "${storage[@]}" inspect --format '{{.State.Pid}}' softhsm)
 [ "$(awk '/^Uid:/ { print $2 }' "/proc/$pid/status")" = 10001 ] || fail "it does not run as user 10001"
 [ "$(awk '/^CapEff:/ { print $2 }' "/proc/$pid/status")" = 0000000000000000 ] || fail "it has capabilities"
 
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install --quiet boto3 podman-compose==1.6.0
+
 say "a KMS that encrypts through it"
 run kms --volume "$work/state/client:/client:ro" localhost/xks-mock-kms serve --listen "127.0.0.1:$kms_port" \
   --resolve "xks.example.com=127.0.0.1:$listen" --ca-file /client/ca.pem --proxy-timeout-ms 5000
-python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet boto3
 until_true curl -s "http://127.0.0.1:$kms_port/"
 cat >"$work/client.py" <<'PYTHON'
 import json, sys, time
@@ -159,6 +171,69 @@ code=0
 podman "${storage[@]}" run --rm --runtime crun --cgroups=disabled "${limits[@]}" --no-healthcheck --network=none --read-only localhost/xks-proxy >"$work/bare.log" 2>&1 || code=$?
 [ "$code" = 2 ] || { cat "$work/bare.log"; fail "exit code $code"; }
 
-skipped+=("compose.yaml: no compose without a Docker engine; its syntax alone is checked by .ci/units")
+say "compose.yaml: the proxy, a KMS that encrypts through it, and Prometheus, which has its figures and the rules"
+cat >"$work/containers.conf" <<CONF
+[containers]
+cgroups = "disabled"
+log_driver = "k8s-file"
+default_ulimits = ["nofile=16384:16384", "nproc=4096:4096"]
+[engine]
+runtime = "crun"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[network]
+network_backend = "netavark"
+network_config_dir = "$work/networks"
+CONF
+printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' "$work/storage" "$work/run" >"$work/storage.conf"
+export CONTAINERS_CONF=$work/containers.conf CONTAINERS_STORAGE_CONF=$work/storage.conf
+# In place of those of a registry.
+mkdir "$work/prometheus"
+cat >"$work/prometheus/Dockerfile" <<'DOCKERFILE'
+FROM localhost/debian:bookworm-slim
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends prometheus \
+    && mkdir /prometheus && chown nobody /prometheus
+USER nobody
+ENTRYPOINT ["/usr/bin/prometheus", "--storage.tsdb.path=/prometheus"]
+DOCKERFILE
+buildah build --quiet --isolation chroot --network host --tag localhost/prometheus "$work/prometheus" >"$work/build.log" 2>&1 ||
+  { tail -n 20 "$work/build.log"; fail "build of Prometheus"; }
+# Free ports, this machine's limits, and no health checks of podman's, which wants systemd for them.
+kms_port=$(free_port) prometheus_port=$(free_port) memlock=$(ulimit -H -l)
+[ "$memlock" = unlimited ] && memlock=67108864 || memlock=$((memlock * 1024))
+cat >"$work/override.yaml" <<YAML
+services:
+  xks-proxy:
+    image: localhost/xks-proxy-softhsm
+    environment: { XKS_LAME_DUCK_SECS: "1" }
+    ulimits: { nofile: 16384, nproc: 4096, memlock: $memlock }
+    healthcheck: { disable: true }
+  mock-kms:
+    image: localhost/xks-mock-kms
+    ports: !override ["127.0.0.1:$kms_port:4599"]
+  prometheus:
+    image: localhost/prometheus
+    ports: !override ["127.0.0.1:$prometheus_port:9090"]
+YAML
+compose() {
+  "$work/venv/bin/podman-compose" --project-name xks-test --file deploy/docker/compose.yaml --file "$work/override.yaml" "$@" \
+    >>"$work/compose.log" 2>&1
+}
+compose up --detach --no-build xks-proxy || { cat "$work/compose.log"; fail "compose: the proxy does not start"; }
+until_true podman exec xks-test_xks-proxy_1 /usr/bin/xks-proxy probe --ready
+compose up --detach --no-build mock-kms prometheus || { cat "$work/compose.log"; fail "compose: KMS and Prometheus do not start"; }
+until_true curl -s "http://127.0.0.1:$kms_port/"
+podman exec xks-test_xks-proxy_1 cat /var/lib/xks-proxy/client/store.json >"$work/store.json"
+"$work/venv/bin/python" "$work/client.py" "http://127.0.0.1:$kms_port" "$work/store.json"
+# Prometheus has scraped the proxy and evaluated the rules.
+has_figures() {
+  curl -sf "http://127.0.0.1:$prometheus_port/api/v1/query" --data-urlencode 'query=xks_ready == 1' | jq -e '.data.result | length == 1'
+}
+until_true has_figures
+[ "$(curl -sf "http://127.0.0.1:$prometheus_port/api/v1/rules" | jq '[.data.groups[].rules[]] | length')" -gt 30 ] || fail "no rules"
+compose stop xks-proxy
+podman logs xks-test_xks-proxy_1 2>&1 | grep -q '"message":"stopped","clean":true' || fail "compose: the proxy did not stop in order"
+compose down --volumes --timeout 5
+skipped+=("Grafana of compose.yaml: Debian has no package of it")
 printf 'skipped: %s\n' "${skipped[@]}"
 echo "all passed"
