@@ -1,4 +1,5 @@
-//! Benchmarks of what every request passes through: signature, parsing, framing, an operation, and the TLS handshake.
+//! Benchmarks of what every request passes through: signature, parsing, framing, policies, an operation, and the TLS
+//! handshake.
 //!
 //! ```sh
 //! cargo bench --bench hot_path                 # all; or a part of a name behind it
@@ -13,6 +14,8 @@ mod framing;
 mod handshake;
 mod operations;
 mod parsing;
+#[cfg(feature = "cedar")]
+mod policies;
 mod sigv4;
 
 use criterion::Criterion;
@@ -22,6 +25,8 @@ fn main() {
     sigv4::measure(&mut criterion);
     parsing::measure(&mut criterion);
     framing::measure(&mut criterion);
+    #[cfg(feature = "cedar")]
+    policies::measure(&mut criterion);
     operations::measure(&mut criterion);
     handshake::measure(&mut criterion);
     criterion.final_summary();
