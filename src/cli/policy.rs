@@ -31,7 +31,7 @@ pub(super) struct TestArgs {
     /// A file of policies, for every store that the cases name; may be given several times.
     #[arg(long = "policy", value_name = "FILE")]
     policies: Vec<PathBuf>,
-    /// The cases, TOML.
+    /// The cases, TOML or JSON.
     #[arg(required = true, value_name = "CASES")]
     cases: Vec<PathBuf>,
 }

@@ -1,5 +1,7 @@
 //! Cases of `xks-proxy policy test`: requests, and what the policies are to decide.
 
+mod json;
+
 use serde_json::{Map, Value as Json};
 use toml::de::DeTable;
 use xks_spec::{ExternalKeyId, RequestMetadata};
@@ -34,11 +36,14 @@ pub struct PolicyCase {
     pub reason: Option<&'static str>,
 }
 
-/// Reads a document of cases; docs/authorization.md has its form.
+/// Reads a document of cases; docs/authorization.md has its form. What begins with a brace, as no TOML does, is JSON.
 ///
 /// # Errors
-/// Every fault.
+/// Every fault; of JSON that has not the form, the first.
 pub fn read_policy_cases(source: &str) -> Result<Vec<PolicyCase>, Vec<Fault>> {
+    if source.trim_start().starts_with('{') {
+        return json::read(source);
+    }
     let (document, syntax_errors) = DeTable::parse_recoverable(source);
     let faults = Faults::new(source);
     for error in &syntax_errors {
@@ -101,20 +106,8 @@ fn read_case(mut table: Table<'_>, common: &Common<'_>) -> Option<PolicyCase> {
             ("evaluation_error", "evaluation_error"),
         ])
     });
-    let mut fields = common.metadata.clone();
-    fields.extend(table.take("request_metadata").map(|value| value.json_object()).unwrap_or_default());
-    let metadata = serde_json::from_value::<RequestMetadata>(Json::Object(fields)).ok();
-    match (&metadata, operation) {
-        (None, _) => table.fault("request_metadata: the fields that the specification names are strings"),
-        (Some(metadata), Some(operation)) => {
-            if let Err(fault) = metadata.require_fields(operation.operation()) {
-                table.fault(format!(
-                    "request_metadata: {fault}: the proxy refuses such a request before it asks any policy"
-                ));
-            }
-        }
-        _ => {}
-    }
+    let own = table.take("request_metadata").map(|value| value.json_object()).unwrap_or_default();
+    let metadata = metadata(&common.metadata, own, operation).map_err(|fault| table.fault(fault)).ok();
     if is_allowed == Some(true) && reason.is_some() {
         table.fault("reason is of denials alone");
     }
@@ -129,6 +122,25 @@ fn read_case(mut table: Table<'_>, common: &Common<'_>) -> Option<PolicyCase> {
         policy: policy.flatten().map(str::to_owned),
         reason: reason.flatten(),
     })
+}
+
+/// The request metadata of a case: what holds for all of them, and its own.
+fn metadata(
+    common: &Map<String, Json>,
+    own: Map<String, Json>,
+    operation: Option<KeyOperation>,
+) -> Result<RequestMetadata, String> {
+    let mut fields = common.clone();
+    fields.extend(own);
+    let metadata = serde_json::from_value::<RequestMetadata>(Json::Object(fields));
+    // The error's own text may quote a value.
+    let metadata = metadata
+        .map_err(|_| "request_metadata: the fields that the specification names are strings".to_owned())?;
+    let required = operation.map_or(Ok(()), |operation| metadata.require_fields(operation.operation()));
+    required.map_err(|fault| {
+        format!("request_metadata: {fault}: the proxy refuses such a request before it asks any policy")
+    })?;
+    Ok(metadata)
 }
 
 #[cfg(test)]

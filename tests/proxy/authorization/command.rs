@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::{Value, json};
 use xks_harness::binary::program;
-use xks_harness::{Setup, SoftHsm};
+use xks_harness::{Proxy, Setup, SoftHsm};
 
-use super::{BASE, Scene};
+use super::{BASE, Client, Scene};
 
 /// Exit code, standard output and standard error.
 fn policy(arguments: &[&str]) -> (i32, String, String) {
@@ -159,4 +160,43 @@ fn the_schema_is_printed() {
         "{schema}"
     );
     assert!(!schema.contains("GetHealthStatus"));
+}
+
+/// What another policy would have done to the requests of the audit log.
+#[tokio::test]
+async fn an_audit_log_makes_cases_as_json() {
+    let scene = Scene::of(&format!(
+        "{BASE}@id(\"no-decrypt\") forbid(principal, action == Action::\"Decrypt\", resource);"
+    ));
+    let proxy = Proxy::start(&scene.setup()).await;
+    let mut client = Client::of(&proxy).await;
+    let (encrypted, first) = client.encrypt(&json!({ "new": { "a": [1] } })).await;
+    let (_, second) = client.decrypt(&encrypted.ok(), &json!({})).await;
+    // As docs/authorization.md does with jq.
+    let case = |record: &Value| {
+        let is_denied = record["outcome"] == "AccessDeniedException";
+        let mut case = json!({
+            "name": record["requestMetadata"]["kmsRequestId"],
+            "expect": if is_denied { "deny" } else { "allow" },
+        });
+        for name in ["store", "operation", "externalKeyId", "requestMetadata"] {
+            case[name] = record[name].clone();
+        }
+        case
+    };
+    let cases = json!({ "cases": [case(&scene.record(&first).await), case(&scene.record(&second).await)] });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cases.json");
+    fs::write(&file, cases.to_string()).unwrap();
+    let run = || {
+        let (policies, file) = (scene.policies(), &file);
+        policy(&["test", "--policy", policies.to_str().unwrap(), file.to_str().unwrap()])
+    };
+    let (code, found, errors) = run();
+    assert_eq!((code, errors.as_str()), (0, ""), "{found}");
+    assert!(found.contains(&format!("ok      {second}: denied, policy no-decrypt forbids it")), "{found}");
+    scene.write("@id(\"nobody\") forbid(principal, action, resource);");
+    let (code, found, _) = run();
+    let differs = format!("FAULT   {first}: expected: allow; but it is denied, policy nobody forbids it");
+    assert!(code == 1 && found.contains(&differs), "{found}");
 }
