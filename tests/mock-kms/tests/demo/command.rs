@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use xks_harness::binary::program;
 
+use crate::installed::python_environment;
 use crate::scene::{Running, demo, files, folder, new_folder, text};
 
 #[test]
@@ -117,4 +118,21 @@ fn it_keeps_running_and_its_lines_can_be_pasted() {
         !Command::new("kill").args(["-0", &proxy]).output().unwrap().status.success(),
         "the proxy has ended"
     );
+}
+
+/// Clients that are older than `AWS_ENDPOINT_URL_KMS` would ask AWS. Of the newer ones, the first variable makes the same.
+#[test]
+fn its_lines_for_aws_cli_and_boto3_are_for_every_version() {
+    let running = Running::start(folder());
+    let programs = python_environment("requirements.txt");
+    let environment = format!(
+        "export AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true AWS_CONFIG_FILE=/dev/null AWS_MAX_ATTEMPTS=1 AWS_PAGER=
+         export AWS_DEFAULT_OUTPUT=text AWS_EC2_METADATA_DISABLED=true PATH={}:$PATH\n",
+        programs.display()
+    );
+    let shell = |heading: &str| Running::shell(&format!("{environment}{}", running.paste(heading)));
+    let shown = shell("# aws-cli");
+    assert!(shown.contains("EXTERNAL_KEY_STORE") && shown.contains(":key/"), "{shown}");
+    let shown = shell("# boto3");
+    assert!(shown.contains("Hello World!"), "{shown}");
 }

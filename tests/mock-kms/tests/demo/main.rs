@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod command;
+#[path = "../installed/mod.rs"]
+mod installed;
 mod page;
 mod scene;

@@ -10,6 +10,8 @@ mod clients;
 mod command_line;
 mod cryptography;
 mod fake_proxy;
+#[path = "../installed/mod.rs"]
+mod installed;
 mod keys;
 mod mock;
 mod proxy_errors;
