@@ -1,8 +1,8 @@
 //! A PKCS#11 module in a process of its own, without a proxy: what everything in the budget is compared with.
 //!
 //! It initialises the module, logs in and searches for one key, and says how long that took. Then it does what is asked of
-//! it, a line each: `encrypt SECS KEYS` encrypts under so many of the token's keys in turn. It ends with its standard input.
-//! Nothing else is linked into it, so that its memory is the module's.
+//! it, a line each: `encrypt SECS KEYS` encrypts under so many of the token's keys in turn, `sessions SECS COUNT` on so many
+//! sessions at once. It ends with its standard input. Nothing else is linked into it, so that its memory is the module's.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -34,10 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut session = None;
     for slot in pkcs11.get_slots_with_initialized_token()? {
         if pkcs11.get_token_info(slot)?.label() == token.as_str() {
-            session = Some(pkcs11.open_ro_session(slot)?);
+            session = Some((slot, pkcs11.open_ro_session(slot)?));
         }
     }
-    let session = session.ok_or("the module has no such token")?;
+    let (slot, session) = session.ok_or("the module has no such token")?;
     session.login(UserType::User, Some(&pin))?;
     let sought = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(key.as_bytes().to_vec())];
     let mut keys = vec![*session.find_objects(&sought)?.first().ok_or("the token has no such key")?];
@@ -46,17 +46,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<_> = line.split(' ').collect();
-        let ["encrypt", secs, count] = words.as_slice() else {
-            return Err("expected: encrypt SECS KEYS".into());
+        let [what @ ("encrypt" | "sessions"), secs, count] = words.as_slice() else {
+            return Err("expected: encrypt SECS KEYS, or sessions SECS COUNT".into());
         };
-        let (secs, count) = (secs.parse()?, count.parse()?);
+        let (duration, count) = (Duration::from_secs_f64(secs.parse()?), count.parse()?);
+        if *what == "sessions" {
+            let sessions = (0..count).map(|_| pkcs11.open_ro_session(slot)).collect::<Result<Vec<_>, _>>()?;
+            writeln!(out, "{}", encrypts_per_sec(sessions, keys[0], duration)?)?;
+            continue;
+        }
         if keys.len() < count {
             keys = session.find_objects(&sought[..1])?;
             let used = keys.get(..count).ok_or("the token has not so many keys")?;
             // What a key costs the first time is not what is measured.
             used.iter().try_for_each(|key| encrypt(&session, *key, 0))?;
         }
-        let (calls, cpu, wall) = encrypt_for(&session, &keys[..count], Duration::from_secs_f64(secs))?;
+        let (calls, cpu, wall) = encrypt_for(&session, &keys[..count], duration, BATCH)?;
         writeln!(out, "{calls} {} {}", cpu.as_nanos(), wall.as_nanos())?;
     }
     Ok(())
@@ -68,18 +73,40 @@ fn encrypt_for(
     session: &Session,
     keys: &[ObjectHandle],
     duration: Duration,
+    batch: usize,
 ) -> Result<(u64, Duration, Duration), Box<dyn Error>> {
     let cpu_now = || Duration::try_from(clock_gettime(ClockId::ProcessCPUTime));
     let (began, cpu_before) = (Instant::now(), cpu_now()?);
     let mut calls: u64 = 0;
     let mut turns = keys.iter().cycle();
     while began.elapsed() < duration {
-        for key in turns.by_ref().take(BATCH) {
+        for key in turns.by_ref().take(batch) {
             encrypt(session, *key, calls)?;
             calls += 1;
         }
     }
     Ok((calls, cpu_now()?.saturating_sub(cpu_before), began.elapsed()))
+}
+
+/// Encrypts on each session one after the other, on a thread of its own.
+fn encrypts_per_sec(
+    sessions: Vec<Session>,
+    key: ObjectHandle,
+    duration: Duration,
+) -> Result<f64, Box<dyn Error>> {
+    let work = |session: Session| {
+        let done = encrypt_for(&session, &[key], duration, 1);
+        done.map(|(calls, _, wall)| calls as f64 / wall.as_secs_f64()).map_err(|error| error.to_string())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            sessions.into_iter().map(|session| scope.spawn(move || work(session))).collect();
+        let mut per_sec = 0.0;
+        for thread in threads {
+            per_sec += thread.join().map_err(|_| "a thread panicked")??;
+        }
+        Ok(per_sec)
+    })
 }
 
 /// `cryptoki` also asks for the output's size, a call of well under a microsecond in SoftHSM2.

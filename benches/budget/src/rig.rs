@@ -334,6 +334,12 @@ impl BareModule {
         Ok((cpu_nanos / calls / 1e3, wall_nanos / calls / 1e3))
     }
 
+    /// Encrypts a second on so many sessions at once.
+    pub(crate) fn encrypts_per_sec(&mut self, sessions: u32, duration: Duration) -> Result<f64, Fault> {
+        writeln!(self.input, "sessions {} {sessions}", duration.as_secs_f64())?;
+        Ok(self.line()?.parse()?)
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
