@@ -92,6 +92,9 @@ impl Fleet {
     /// then by load, then in turns.
     fn order(&self, key: &KeyMaterial, turn: usize) -> Vec<usize> {
         let count = self.members.len();
+        if count == 1 {
+            return vec![0];
+        }
         let mut order: Vec<_> = (0..count).map(|n| (turn.wrapping_add(n)) % count).collect();
         order.sort_by_cached_key(|member| {
             let token = &self.members[*member];
@@ -227,8 +230,8 @@ impl Fleet {
             token.suspect("it brings no call back");
         }
         // A key that could not prove itself is no judge.
-        let is_judge = token.standing(self.id, key) == Some(Standing::Proven);
-        let is_verdict = is_judge && matches!(outcome.result, Err(HsmError::BadCiphertext { .. }));
+        let is_verdict = matches!(outcome.result, Err(HsmError::BadCiphertext { .. }))
+            && token.standing(self.id, key) == Some(Standing::Proven);
         let is_final = match &outcome.result {
             Ok(_) | Err(HsmError::DeadlinePassed | HsmError::KeyWithdrawn) => true,
             Err(HsmError::BadCiphertext { is_certain }) => {
