@@ -7,6 +7,7 @@ mod audit;
 mod authorization;
 mod command_line;
 mod connections;
+mod dashboard;
 mod development;
 mod endurance;
 mod fault_matrix;
