@@ -33,6 +33,28 @@ fn every_fence_says_its_language() {
     assert!(unnamed.is_empty(), "write ```text where it is no language: {unnamed:#?}");
 }
 
+/// Whether a line is what somebody types into a shell, be it a vendor's own: `$ ls`, `lunacm:> role list`.
+fn has_prompt(line: &str) -> bool {
+    let is_name = |text: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ['-', '_'].contains(&c))
+    };
+    let line = line.trim_start();
+    let prompt = line.split_once("> ").map(|(prompt, _)| prompt.trim_end_matches([' ', ':']));
+    line.starts_with("$ ") || prompt.is_some_and(is_name)
+}
+
+#[test]
+fn commands_are_not_called_text() {
+    let hidden: Vec<_> = every_block()
+        .into_iter()
+        .filter(|(_, block)| block.language == "text" && block.content.lines().any(has_prompt))
+        .map(|(document, block)| format!("{document}:{}", block.line))
+        .collect();
+    assert!(hidden.is_empty(), "write ```console, and how it is known to work: {hidden:#?}");
+    assert!(has_prompt("lunacm:> role list") && has_prompt("hsm > key list") && has_prompt("$ ls"));
+    assert!(!has_prompt("C_Encrypt   delay_ms=50") && !has_prompt("sessions = a > b"));
+}
+
 /// What is wrong with the mark of a block of commands.
 fn fault_of_mark(document: &str, block: &Block) -> Option<String> {
     let Some(mark) = &block.mark else { return Some("has no mark".to_owned()) };
