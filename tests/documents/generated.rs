@@ -1,5 +1,5 @@
-//! Documents that are written from the source: docs/metrics.md and docs/configuration.md. `UPDATE_DOCUMENTS=1 cargo test -p
-//! xks-proxy --test documents generated` writes them anew.
+//! What is written from the source: docs/metrics.md, docs/configuration.md, and the alert rules as an object of Kubernetes.
+//! `UPDATE_DOCUMENTS=1 cargo test -p xks-proxy --test documents generated` writes them anew.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,8 +14,12 @@ fn expect(path: &str, generated: &str) {
     const MARKER: &str = "<!-- from here on this is written from the source: CONTRIBUTING.md says how -->\n";
     let document = read(path);
     let (by_hand, present) = document.split_once(MARKER).unwrap_or_else(|| panic!("{path} has no marker"));
+    write_or_compare(path, present, generated, &format!("{by_hand}{MARKER}{generated}"));
+}
+
+fn write_or_compare(path: &str, present: &str, generated: &str, file: &str) {
     if std::env::var_os("UPDATE_DOCUMENTS").is_some() {
-        std::fs::write(Path::new(ROOT).join(path), format!("{by_hand}{MARKER}{generated}")).unwrap();
+        std::fs::write(Path::new(ROOT).join(path), file).unwrap();
         return;
     }
     assert!(
@@ -124,6 +128,33 @@ fn the_document_of_the_configuration_is_the_list_of_settings() {
         }
     }
     expect("docs/configuration.md", &text);
+}
+
+const PROMETHEUS_RULE: &str = "deploy/kubernetes/components/alerts/prometheusrule.yaml";
+
+/// What is before the rules.
+const PROMETHEUS_RULE_HEAD: &str = "\
+# Written from deploy/monitoring/rules.yml by the command of CONTRIBUTING.md: change it there.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: xks-proxy
+  namespace: xks-proxy
+  labels:
+    app.kubernetes.io/name: xks-proxy
+spec:
+";
+
+/// Kustomize reads no file outside of its folder, so that the rules are there twice.
+#[test]
+fn the_prometheus_rule_is_the_rules_of_deploy_monitoring() {
+    let present = std::fs::read_to_string(Path::new(ROOT).join(PROMETHEUS_RULE)).unwrap_or_default();
+    let mut generated = PROMETHEUS_RULE_HEAD.to_owned();
+    for line in read("deploy/monitoring/rules.yml").lines() {
+        let indent = if line.is_empty() { "" } else { "  " };
+        writeln!(generated, "{indent}{line}").unwrap();
+    }
+    write_or_compare(PROMETHEUS_RULE, &present, &generated, &generated);
 }
 
 /// Whoever reads the example finds the same settings, and no other.

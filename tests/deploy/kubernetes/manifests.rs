@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::super::ROOT;
+use super::super::tools::succeed;
 use super::{OVERLAYS, Rendered, list, objects, render};
 
 /// From the end of the drain to the end of the process: the tokens' threads end, and the audit log.
@@ -207,6 +209,25 @@ fn selectors_find_what_they_are_for() {
             rendered.object("Service", name);
         }
     }
+}
+
+/// A custom resource, whose schema is not at hand: the rules in it are what Prometheus takes, and its own fields are these.
+#[test]
+fn the_prometheus_rule_holds_rules_that_prometheus_takes() {
+    let rendered = Rendered::with_component("cloudhsm", "alerts");
+    let rule = rendered.object("PrometheusRule", "xks-proxy");
+    assert_eq!(rule["apiVersion"], "monitoring.coreos.com/v1");
+    assert_eq!(rule["metadata"]["namespace"], "xks-proxy");
+    let fields: Vec<_> = rule["spec"].as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["groups"]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), rule["spec"].to_string()).unwrap();
+    let said = succeed(Command::new("promtool").args(["check", "rules"]).arg(file.path()));
+    let alerts = list(&rule["spec"]["groups"]).iter().flat_map(|group| list(&group["rules"])).count();
+    assert!(said.contains(&format!("SUCCESS: {alerts} rules found")), "{said}");
+    assert!(alerts > 30, "{alerts}");
+    // The alerts select by the job that the ServiceMonitor makes.
+    assert_eq!(rendered.of_kind("ServiceMonitor").len(), 1);
 }
 
 /// The rules of the Pod Security Standard "restricted" that the namespace enforces, and some of our own.
