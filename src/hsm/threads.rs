@@ -140,6 +140,9 @@ impl Crew {
         let Some(started_at) = helper.started_at() else { return };
         let reason = if self.shared.board.hangs(settings.stall_after, started_at) {
             "a call does not return"
+        } else if self.shared.board.stuck(settings.probe_interval * KEEPER_PATIENCE) > 0 {
+            // Others do: it may only be slow, until it has been given its time.
+            "a call does not return, though others do"
         } else if self.shared.probe.hangs_for(settings.probe_interval * KEEPER_PATIENCE) {
             "the health probe does not return"
         } else if self.has_too_much_memory(helper) {

@@ -64,7 +64,9 @@ fn the_documentation_shows_the_matrix() {
 
 #[test]
 fn every_fault_is_told_truly_and_in_time_and_nothing_wrong_leaves() {
-    run_all(all_rows());
+    let (table, wrong) = run_all(all_rows());
+    println!("{table}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// The rows that end otherwise with the modules in helper processes, and all of them with XKS_LONG_TESTS (`.ci/full`).
@@ -74,10 +76,13 @@ fn with_modules_in_helper_processes_all_is_told_truly_too() {
     let all = all_rows().into_iter().filter(|row| !row.is_isolated);
     let (now, later): (Vec<_>, Vec<_>) = all.partition(|row| is_long || row.is_about_isolation());
     println!("{} rows are run; {} more are with XKS_LONG_TESTS", now.len(), later.len());
-    run_all(now.iter().map(Row::isolated).collect());
+    let (table, wrong) = run_all(now.iter().map(Row::isolated).collect());
+    println!("{table}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-fn run_all(rows: Vec<Row>) {
+/// Runs rows; what was seen, and what is wrong with it.
+fn run_all(rows: Vec<Row>) -> (String, Vec<String>) {
     let pattern = std::env::var("XKS_FAULT_ROWS").unwrap_or_default();
     let mut waiting = Vec::new();
     for row in rows.into_iter().rev().filter(|row| rules(row).contains(&pattern)) {
@@ -104,14 +109,11 @@ fn run_all(rows: Vec<Row>) {
     let mut results: Vec<_> = results.iter().collect();
     results.sort_by_key(|(row, tokens, _)| (rules(row), *tokens));
     assert_eq!(results.len(), count);
-    println!("{}", observed_table(&results));
-    let wrong: Vec<_> = results
-        .iter()
-        .filter_map(|(row, tokens, cells)| {
-            Some(format!("{} with {tokens:?}: {}", rules(row), cells.as_ref().err()?))
-        })
-        .collect();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let wrong = results.iter().filter_map(|(row, tokens, cells)| {
+        Some(format!("{} with {tokens:?}: {}", rules(row), cells.as_ref().err()?))
+    });
+    let wrong = wrong.collect();
+    (observed_table(&results), wrong)
 }
 
 /// A row, how many tokens, and what came of it.

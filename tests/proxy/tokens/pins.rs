@@ -442,10 +442,12 @@ async fn a_login_that_fails_for_another_reason_leaves_nothing_behind() {
     desk.give(PIN);
     let failing = "C_Login fail=CKR_DEVICE_ERROR";
     desk.faults.set(failing);
-    let proxy = desk.serve();
+    let mut proxy = desk.serve();
     let rule = failing.parse().unwrap();
     desk.faults.wait_for("three failures", |counts| counts.fired(&rule) >= 3).await;
-    drop(proxy);
+    // Killed, it would leave behind that it is about to log in again.
+    proxy.signal("TERM");
+    assert!(proxy.wait_for_exit().success());
     assert_eq!(fs::read_to_string(desk.record()).unwrap(), refused);
     desk.faults.clear();
     assert!(desk.run(&["check"]).1.contains("encrypts and decrypts"));
