@@ -139,6 +139,8 @@ struct Known {
     is_under_way: bool,
     /// PINs that this process has tried, but for those after which there was nothing to remember.
     tried: Vec<(Secret, Past)>,
+    /// The PIN that the token took last. Only here: what is on the disk tells nothing of PINs that are right.
+    taken: Option<Secret>,
     /// The last derivation, which took its time.
     derivation: Option<(Secret, Derivation)>,
 }
@@ -222,10 +224,14 @@ impl PinGuard {
             tracing::warn!(token = %settings.name, overridden = %what, "a login is forced (--force-login)");
         };
         if let Some(fault) = past.as_ref().and_then(Past::fault) {
-            if !forces_refused {
+            // A PIN that was right an hour ago is: an HSM that hangs for long must not cost it.
+            let was_right = matches!(fault, PinFault::Unanswered(_)) && self.has_been_taken(id, pin);
+            if !was_right && !forces_refused {
                 return Err(fault);
             }
-            overrides(&fault);
+            if !was_right {
+                overrides(&fault);
+            }
         }
         match (flag(), &past) {
             (None, _) => {}
@@ -271,6 +277,11 @@ impl PinGuard {
         self.logins().get(id).map_or((None, false), |known| {
             (known.past_of(pin).cloned(), known.tried.iter().any(|(tried, _)| tried != pin))
         })
+    }
+
+    /// Whether it is the PIN that this process last logged in with.
+    fn has_been_taken(&self, id: &LoginId, pin: &Secret) -> bool {
+        self.logins().get(id).is_some_and(|known| known.taken.as_ref() == Some(pin))
     }
 
     /// The PIN's derivation: with the salt of the record, or else with that of the last time.
@@ -341,7 +352,10 @@ impl Attempt<'_> {
 
     /// The token took the PIN: with that it has forgotten the wrong ones too.
     pub(super) fn accepted(self) {
-        self.note(|known| known.tried.clear());
+        self.note(|known| {
+            known.tried.clear();
+            known.taken = Some(self.pin.clone());
+        });
         if let Some(OnDisk { disk, .. }) = &self.on_disk {
             disk.folder.forget(&self.turn.id);
         }
@@ -350,7 +364,10 @@ impl Attempt<'_> {
     /// The token refused the PIN. Should the record fail now, this process still knows.
     pub(super) fn refused(mut self, code: &str) -> PinFault {
         let past = Past { code: Some(code.into()), unanswered: 0 };
-        self.note(|known| known.set_past(&self.pin, Some(past)));
+        self.note(|known| {
+            known.set_past(&self.pin, Some(past));
+            known.taken = None;
+        });
         if let Some(OnDisk { disk, mut now, .. }) = self.on_disk.take() {
             now.refuse_last(code);
             if let Err(fault) = disk.folder.put(&self.turn.id, &now) {

@@ -17,6 +17,9 @@ const FORGED: Told = &["InvalidCiphertext"];
 const OK_OR_INTERNAL: Told = &["ok", "Internal"];
 const FORGED_OR_INTERNAL: Told = &["InvalidCiphertext", "Internal"];
 const TIMEOUT_OR_INTERNAL: Told = &["DependencyTimeout", "Internal"];
+/// What a helper that is slow, killed or new may come to.
+const ANY_IN_TIME: Told = &["ok", "DependencyTimeout", "Internal"];
+const ANY_BUT_OK: Told = &["InvalidCiphertext", "DependencyTimeout", "Internal"];
 /// The process ends: nothing is answered, and its supervisor starts it anew.
 const NONE: Told = &["no answer"];
 
@@ -115,14 +118,15 @@ impl Row {
             row.needs_restart = false;
             row = row.uses(INTERNAL).metadata(OK_OR_INTERNAL);
             row.two = self::row(&[]).two;
-        } else if row.has("permute_handles") {
-            // The token seems to be away to each helper again.
-            row = row.uses(INTERNAL).metadata(INTERNAL);
         }
         if row.one.contains(&TIMEOUT) {
             // The helper is killed before the deadline, or else the request waits for it.
             row.needs_restart = false;
             row.one[1..].iter_mut().for_each(|told| *told = or_internal(told));
+            if row.has("C_GetAttributeValue") {
+                // A new helper has just read the key's attributes, and they are not read again for a while.
+                row = row.encrypts(ANY_IN_TIME).decrypt(ANY_IN_TIME).decrypt_forged(ANY_BUT_OK);
+            }
         }
         row
     }

@@ -326,9 +326,26 @@ async fn a_token_that_counts_a_wrong_pin_after_a_login_without_an_answer_is_not_
     assert_eq!(desk.logins(), 1);
 }
 
+/// A helper that does not return is killed within two seconds.
+const IMPATIENT: &str = "sessions = 2\nisolation = \"process\"\nintervals = { health_probe_ms = 300 }";
+
+#[tokio::test]
+async fn a_pin_that_was_right_is_tried_however_many_logins_get_no_answer() {
+    let mut desk = Desk::new(PIN);
+    desk.setup.token = IMPATIENT.to_owned();
+    let proxy = desk.serve();
+    proxy.wait_until_ready().await;
+    desk.faults.set("* remove_token");
+    let _ = proxy.wait_for_log(|line| line["message"] == "the token is not usable");
+    let sessions = desk.faults.calls(Function::OpenSession);
+    desk.faults.set("C_Login hang until_removed");
+    desk.faults.wait_for("five tries", |counts| counts.calls(Function::OpenSession) >= sessions + 5).await;
+    desk.faults.clear();
+    proxy.wait_until_ready().await;
+}
+
 #[tokio::test]
 async fn a_helper_that_is_killed_while_it_logs_in_is_followed_by_one_more_try() {
-    const IMPATIENT: &str = "sessions = 2\nisolation = \"process\"\nintervals = { health_probe_ms = 300 }";
     for remembers in [true, false] {
         let mut desk = Desk::new(WRONG);
         if !remembers {
