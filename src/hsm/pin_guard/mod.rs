@@ -223,15 +223,13 @@ impl PinGuard {
         let overrides = |what: &dyn fmt::Display| {
             tracing::warn!(token = %settings.name, overridden = %what, "a login is forced (--force-login)");
         };
-        if let Some(fault) = past.as_ref().and_then(Past::fault) {
-            // A PIN that was right an hour ago is: an HSM that hangs for long must not cost it.
-            let was_right = matches!(fault, PinFault::Unanswered(_)) && self.has_been_taken(id, pin);
-            if !was_right && !forces_refused {
+        // A PIN that this process has logged in with is right: an HSM that hangs for long must not cost it.
+        let is_right = |fault: &PinFault| matches!(fault, PinFault::Unanswered(_)) && self.has_taken(id, pin);
+        if let Some(fault) = past.as_ref().and_then(Past::fault).filter(|fault| !is_right(fault)) {
+            if !forces_refused {
                 return Err(fault);
             }
-            if !was_right {
-                overrides(&fault);
-            }
+            overrides(&fault);
         }
         match (flag(), &past) {
             (None, _) => {}
@@ -279,8 +277,8 @@ impl PinGuard {
         })
     }
 
-    /// Whether it is the PIN that this process last logged in with.
-    fn has_been_taken(&self, id: &LoginId, pin: &Secret) -> bool {
+    /// Whether it is the PIN that the token last took from this process.
+    fn has_taken(&self, id: &LoginId, pin: &Secret) -> bool {
         self.logins().get(id).is_some_and(|known| known.taken.as_ref() == Some(pin))
     }
 
