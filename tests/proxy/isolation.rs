@@ -215,6 +215,45 @@ async fn no_request_fails_while_a_module_leaks() {
     }
 }
 
+/// How much memory a helper has is asked for again where an answer was late.
+#[tokio::test]
+async fn a_module_that_leaks_is_noticed_also_after_its_helper_was_slow() {
+    let rig = Rig::start(Setup { token: format!("{PATIENT}\nhelper_memory_mib = 128"), ..setup() }).await;
+    let slow = helper(&rig.proxy, "softhsm");
+    signal(slow, "STOP");
+    // Several questions for its memory come too late.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    signal(slow, "CONT");
+    rig.faults.set("C_Encrypt leak_kib=262144 label=demo times=1");
+    let _ = rig.client().await.encrypt("demo").await;
+    wait_until_gone(slow).await;
+    assert!(rig.proxy.metric("xks_token_helper_memory_kills_total{token=\"softhsm\"}").await >= 1.0);
+}
+
+/// Sessions that are open serve on where there can be no further one.
+#[tokio::test]
+async fn a_helper_that_may_open_no_more_files_is_not_lost() {
+    let rig = Rig::start(impatient()).await;
+    let mut client = rig.client().await;
+    let encrypted = client.encrypt("demo").await.ok();
+    let helper = helper(&rig.proxy, "softhsm");
+    let allow = |files: usize| {
+        let limit = format!("--nofile={files}:");
+        let arguments = ["--pid", &helper.to_string(), &limit];
+        assert!(Command::new("prlimit").args(arguments).status().unwrap().success());
+    };
+    allow(3);
+    rig.faults.set("C_Encrypt fail=CKR_SESSION_HANDLE_INVALID label=demo times=4");
+    for _ in 0..4 {
+        let _ = client.encrypt("demo").await;
+    }
+    allow(1024);
+    rig.faults.clear();
+    rig.wait_until_it_decrypts(&encrypted).await;
+    assert_eq!(rig.proxy.metric(RESTARTS).await, 0.0, "{}", rig.proxy.all_output());
+    assert!(is_running(helper));
+}
+
 #[tokio::test]
 async fn a_token_alone_comes_back_by_itself_after_its_helper_was_killed() {
     let rig = Rig::start(impatient()).await;

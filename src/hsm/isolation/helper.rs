@@ -48,7 +48,7 @@ pub(in crate::hsm) struct Helper {
     control: UnixStream,
     /// For what is about no session.
     line: Mutex<Line>,
-    /// For its memory; `None` once it has not answered.
+    /// For its memory; `None` where it could not be opened anew.
     memory: Mutex<Option<MemoryLine>>,
     /// Every line, to close them all.
     lines: Mutex<Vec<Weak<UnixStream>>>,
@@ -61,6 +61,10 @@ impl Helper {
     /// Starts a process that has loaded no module yet.
     pub(super) fn start(settings: &TokenSettings) -> io::Result<Self> {
         let (control, of_helper) = UnixStream::pair()?;
+        let lines = Mutex::default();
+        // Before the process, so that nothing fails once it is there; it takes them over when it has started.
+        let line = Mutex::new(open_line(&control, &lines)?);
+        let memory = Mutex::new(Some(MemoryLine::open(&control, &lines)?));
         let kept = KEPT_VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         // The very file that runs, even where another has been installed in its place meanwhile.
         let process = Command::new("/proc/self/exe")
@@ -75,14 +79,7 @@ impl Helper {
             // A signal from the terminal is for the proxy, which ends its helpers itself.
             .process_group(0)
             .spawn()?;
-        let lines = Mutex::default();
-        // Whatever fails from here on, the process ends with the control stream.
-        let line = Mutex::new(open_line(&control, &lines)?);
-        let memory = open_line(&control, &lines)?;
-        memory.0.set_read_timeout(Some(MEMORY_PATIENCE))?;
-        let started_at = clock::now();
-        let memory = Mutex::new(Some(MemoryLine { line: memory, asked_at: started_at }));
-        let process = Mutex::new(process);
+        let (process, started_at) = (Mutex::new(process), clock::now());
         Ok(Self { process, control, line, memory, lines, gate: Gate::default(), started_at })
     }
 
@@ -107,8 +104,8 @@ impl Helper {
         memory.asked_at = clock::now();
         let answer: Result<Option<u64>, _> = ask(&memory.line, &Request::Memory);
         if answer.is_err() {
-            // What comes later would be taken for the answer to the next question. One that hangs is noticed elsewhere.
-            *place = None;
+            // What comes later would be taken for the answer to the next question.
+            *place = MemoryLine::open(&self.control, &self.lines).ok();
         }
         answer.ok().flatten()
     }
@@ -132,6 +129,14 @@ impl Helper {
 struct MemoryLine {
     line: Line,
     asked_at: Instant,
+}
+
+impl MemoryLine {
+    fn open(control: &UnixStream, lines: &Mutex<Vec<Weak<UnixStream>>>) -> io::Result<Self> {
+        let line = open_line(control, lines)?;
+        line.0.set_read_timeout(Some(MEMORY_PATIENCE))?;
+        Ok(Self { line, asked_at: clock::now() })
+    }
 }
 
 impl Drop for Helper {
@@ -188,7 +193,10 @@ impl Module for Helper {
 
     fn open_session(&self, slot: Slot, access: Access) -> Result<Box<dyn Session>, RvError> {
         let line = open_line(&self.control, &self.lines).map_err(|_| HELPER_ENDED)?;
-        ask::<Result<(), Code>>(&line, &Request::OpenSession { slot: slot.id(), access })??;
+        let opened = ask::<Result<(), Code>>(&line, &Request::OpenSession { slot: slot.id(), access });
+        // One that runs has closed the line because it may have no further thread or file: its other sessions serve.
+        let opened = opened.map_err(|gone| if self.ended().is_none() { RvError::HostMemory } else { gone });
+        opened??;
         Ok(Box::new(HelperSession(line)))
     }
 

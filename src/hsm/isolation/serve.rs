@@ -39,15 +39,19 @@ pub fn serve_as_helper() -> io::Result<()> {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
     let loaded = Loaded::default();
-    while let Some(stream) = receive_line(&control)? {
+    while let Some(passed) = receive_line(&control)? {
         let loaded = Arc::clone(&loaded);
-        Builder::new().name("hsm".to_owned()).spawn(move || serve_line(&Line(Arc::new(stream)), &loaded))?;
+        // Where this process may have no further file or thread, the line closes, and the others go on.
+        let Some(stream) = passed else { continue };
+        let _ =
+            Builder::new().name("hsm".to_owned()).spawn(move || serve_line(&Line(Arc::new(stream)), &loaded));
     }
     Ok(())
 }
 
-/// The next line that the proxy opens, `None` once it has gone.
-fn receive_line(control: &UnixStream) -> io::Result<Option<UnixStream>> {
+/// The next line that the proxy opens, `Some(None)` where this process was not allowed another file, `None` once the proxy
+/// has gone.
+fn receive_line(control: &UnixStream) -> io::Result<Option<Option<UnixStream>>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
@@ -57,6 +61,7 @@ fn receive_line(control: &UnixStream) -> io::Result<Option<UnixStream>> {
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::CONNRESET) => return Ok(None),
             Err(error) => return Err(error.into()),
+            Ok(received) if received.bytes == 0 => return Ok(None),
             Ok(_) => break,
         }
     }
@@ -64,7 +69,7 @@ fn receive_line(control: &UnixStream) -> io::Result<Option<UnixStream>> {
         RecvAncillaryMessage::ScmRights(mut passed) => passed.next(),
         _ => None,
     });
-    Ok(passed.map(|passed: OwnedFd| UnixStream::from(passed)))
+    Ok(Some(passed.map(|passed: OwnedFd| UnixStream::from(passed))))
 }
 
 /// Answers what is asked on one line until it closes; a session that it is about closes with it.
@@ -156,5 +161,32 @@ fn answer_for_session(line: &Line, request: Request<'_>, session: &dyn Session) 
             line.send(&plaintext.map(|plaintext| Bytes(plaintext)))
         }
         _ => line.send(&Err::<(), _>(Code::from(RvError::FunctionNotSupported))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, Write};
+    use std::mem::MaybeUninit;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_refused_is_told_from_the_end_of_the_proxy() {
+        let (mut proxy, helper) = UnixStream::pair().unwrap();
+        let (_ours, of_helper) = UnixStream::pair().unwrap();
+        let passed = [of_helper.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&passed));
+        // As a byte comes whose file the kernel would not hand over.
+        proxy.write_all(&[0]).unwrap();
+        assert!(matches!(receive_line(&helper), Ok(Some(None))));
+        sendmsg(&proxy, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+        assert!(matches!(receive_line(&helper), Ok(Some(Some(_)))));
+        drop(proxy);
+        assert!(matches!(receive_line(&helper), Ok(None)));
     }
 }
