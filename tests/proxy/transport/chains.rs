@@ -170,8 +170,9 @@ fn check_says_what_tls_is_made_of() {
         Command::new(program("xks-proxy")).arg("check").arg("--config").arg(config).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     let line = said.lines().find(|line| line.contains("TLS by aws-lc-rs")).unwrap();
-    for part in
-        ["FIPS mode", "TLS13_AES_256_GCM_SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "X25519MLKEM768"]
+    let fips = if cfg!(feature = "fips") { "aws-lc-rs, in FIPS mode" } else { "aws-lc-rs, not in FIPS mode" };
+    assert_eq!(line.contains("CHACHA20"), super::HAS_CHACHA20, "{line}");
+    for part in [fips, "TLS13_AES_256_GCM_SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "X25519MLKEM768"]
     {
         assert!(line.contains(part), "{line}");
     }
