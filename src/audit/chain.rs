@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::record::Entry;
+use super::record::{Entry, OpenReason};
 use crate::secret::Secret;
 
 /// What stands before a record's own hash, and behind it.
@@ -140,7 +140,9 @@ impl Head {
 pub(super) struct Link {
     pub(super) head: Head,
     pub(super) prev: Hash,
-    pub(super) is_opening: bool,
+    /// A process began with it.
+    pub(super) is_start: bool,
+    /// A process stopped in order behind it.
     pub(super) is_closing: bool,
     pub(super) torn: Option<Torn>,
 }
@@ -163,6 +165,7 @@ impl Link {
             prev: String,
             #[serde(rename = "type")]
             kind: String,
+            reason: Option<String>,
             torn: Option<Torn>,
         }
         let rest = line.strip_suffix(BEHIND_HASH)?;
@@ -175,7 +178,7 @@ impl Link {
         Some(Self {
             head: Head { seq: line.seq, hash },
             prev: Hash::parse(line.prev.as_bytes())?,
-            is_opening: line.kind == Entry::OPENED,
+            is_start: line.kind == Entry::OPENED && line.reason.as_deref() == Some(OpenReason::START),
             is_closing: line.kind == Entry::CLOSED,
             torn: line.torn,
         })

@@ -54,6 +54,10 @@ pub(super) enum OpenReason {
     Recovery,
 }
 
+impl OpenReason {
+    pub(super) const START: &'static str = "start";
+}
+
 /// A request that was authenticated, whatever its end. Never holds plaintext, ciphertext or a secret.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

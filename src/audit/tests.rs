@@ -50,6 +50,25 @@ impl Desk {
         audit.close();
     }
 
+    fn head_path(&self) -> PathBuf {
+        self.folder.path().join("audit.log.head")
+    }
+
+    /// One life with so many requests, and no end: what a kill leaves. The number of its last record.
+    fn die(&self, requests: u64) -> u64 {
+        let seq =
+            || -> Option<u64> { fs::read_to_string(self.head_path()).ok()?.split(' ').next()?.parse().ok() };
+        let last = seq().unwrap_or(0) + 1 + requests;
+        let audit = self.open();
+        (0..requests).for_each(|_| audit.push(record()));
+        wait_until(|| seq() == Some(last));
+        let files = [self.path(), self.head_path()].map(|path| (fs::read(&path).unwrap(), path));
+        audit.close();
+        drop(audit);
+        files.iter().for_each(|(content, path)| fs::write(path, content).unwrap());
+        last
+    }
+
     /// The file is moved away, as logrotate does.
     fn move_away(&self, name: &str) -> PathBuf {
         let path = self.folder.path().join(name);
@@ -209,13 +228,14 @@ fn a_crash_in_the_first_record_or_before_a_rotation_is_a_crash_too() {
     fs::write(desk.path(), br#"{"seq":1,"pre"#).unwrap();
     desk.live(1);
     assert_eq!(desk.verify(&[desk.path()]).unwrap().torn.len(), 1);
-    desk.append(br#"{"seq":4,"#);
+    assert_eq!(desk.die(1), 5);
+    desk.append(br#"{"seq":6,"#);
     let old = desk.move_away("old");
     desk.live(1);
     let verified = desk.verify(&[old, desk.path()]).unwrap();
-    assert_eq!((verified.torn.len(), verified.head.seq), (2, 6));
+    assert_eq!((verified.torn.len(), verified.head.seq), (2, 8));
     // What no next record begins with is no crash.
-    for bytes in ["x", r#"{"seq":8,"#, r#"{"seq":7,"prev":"zz"#] {
+    for bytes in ["x", r#"{"seq":10,"#, r#"{"seq":9,"prev":"zz"#] {
         let whole = fs::read(desk.path()).unwrap();
         desk.append(bytes.as_bytes());
         let fault = verify(
@@ -223,8 +243,35 @@ fn a_crash_in_the_first_record_or_before_a_rotation_is_a_crash_too() {
             &desk.hasher(),
             Expected { after: Hash::parse(prev(&desk.path()).as_bytes()), head: None },
         );
-        assert!(matches!(fault, Err(VerifyFault::Changed { seq: 7, .. })), "{bytes}");
+        assert!(matches!(fault, Err(VerifyFault::Changed { seq: 9, .. })), "{bytes}");
         fs::write(desk.path(), whole).unwrap();
+    }
+}
+
+/// A process that goes on after a rotation, or has stopped in order, left no torn line.
+#[test]
+fn what_is_appended_where_nothing_crashed_is_tampering() {
+    let desk = Desk::new();
+    let audit = desk.open();
+    audit.push(record());
+    wait_until(|| desk.path().exists() && types(&desk.path()).len() == 2);
+    let rotated = desk.move_away("rotated");
+    audit.reopen();
+    wait_until(|| desk.path().exists() && !records(&desk.path()).is_empty());
+    audit.close();
+    drop(audit);
+    let stopped = desk.move_away("stopped");
+    desk.live(1);
+    let files = [rotated.clone(), stopped.clone(), desk.path()];
+    assert_eq!(desk.verify(&files).unwrap().torn, []);
+    for (file, next) in [(&rotated, &stopped), (&stopped, &files[2])] {
+        let (whole, next) = (fs::read(file).unwrap(), fs::read(next).unwrap());
+        for bytes in [1, 8, 90, 200] {
+            fs::write(file, [&whole[..], &next[..bytes]].concat()).unwrap();
+            let verified = desk.verify(&files);
+            assert!(matches!(verified, Err(VerifyFault::Changed { .. })), "{bytes} of {verified:?}");
+        }
+        fs::write(file, whole).unwrap();
     }
 }
 
@@ -434,7 +481,7 @@ fn wait_until(is_so: impl Fn() -> bool) {
     }
 }
 
-/// A chain over three files, and another chain to splice from.
+/// A chain over five files, and another chain to splice from.
 struct Archive {
     files: Vec<Vec<u8>>,
     other: Vec<u8>,
@@ -451,8 +498,17 @@ fn archive() -> Archive {
         desk.live(4);
         files.push(desk.move_away(name));
     }
+    // One that a process left behind in the middle of its life.
+    let audit = desk.open();
+    audit.push(record());
+    wait_until(|| desk.path().exists() && types(&desk.path()).len() == 2);
+    files.push(desk.move_away("4"));
+    audit.reopen();
+    wait_until(|| desk.path().exists());
+    audit.close();
+    files.push(desk.path());
     let verified = desk.verify(&files).unwrap();
-    assert_eq!((verified.head.seq, verified.torn.len()), (48, 3));
+    assert_eq!((verified.head.seq, verified.torn.len()), (52, 3));
     let other = Desk::new();
     other.live(46);
     let read = |path: &PathBuf| fs::read(path).unwrap();
@@ -508,7 +564,15 @@ fn tamper(archive: &Archive, way: usize, at: [prop::sample::Index; 3], byte: u8)
         }
         // A file is deleted, or emptied.
         10 => drop(files.remove(file)),
-        _ => files[file].clear(),
+        11 => files[file].clear(),
+        // The next record begins at the end of a file, as it would after a crash, though it stands in the next one. At the end
+        // of the chain it looks as if the tail had been cut off, which is told.
+        _ => {
+            let before_last = at[0].index(files.len() - 1);
+            let next = lines(&files[before_last + 1]).remove(0);
+            let begin = next[..=at[1].index(next.len() - 1)].to_vec();
+            files[before_last].extend(begin);
+        }
     }
     files
 }
@@ -516,7 +580,7 @@ fn tamper(archive: &Archive, way: usize, at: [prop::sample::Index; 3], byte: u8)
 #[test]
 fn a_thousand_tamperings_are_all_found() {
     const TAMPERINGS: usize = 1_000;
-    const WAYS: usize = 12;
+    const WAYS: usize = 13;
     let archive = archive();
     let folder = tempfile::tempdir().unwrap();
     let paths = |count: usize| (0..count).map(|n| folder.path().join(n.to_string())).collect::<Vec<_>>();

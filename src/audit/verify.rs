@@ -294,7 +294,7 @@ impl Walk<'_> {
     fn record(&mut self, link: &Link, place: Place) -> Result<(), VerifyFault> {
         let seq = link.head.seq;
         if let Some(stray) = self.stray.take() {
-            if !stray.is_explained_by(link) {
+            if !stray.is_explained_by(link, self.is_closed) {
                 return Err(VerifyFault::Changed { place: stray.place, seq: self.head.seq + 1 });
             }
             self.torn.push(stray.place);
@@ -372,14 +372,15 @@ impl Stray {
         self.is_at_end_of_file && self.lines == 1 && !self.has_line_break && self.begins_as_record
     }
 
-    /// The proxy found it when it opened the file, or opened the next one after a crash.
-    fn is_explained_by(&self, link: &Link) -> bool {
+    /// The proxy found it when it opened the file, or began with another file after a crash: one that had changed to another file
+    /// lived, and behind an orderly stop there was nothing to crash.
+    fn is_explained_by(&self, link: &Link, is_closed: bool) -> bool {
         match &link.torn {
             Some(torn) => {
                 let sha256 = Hash::of(self.sha256.clone()).to_string();
                 !self.is_at_end_of_file && *torn == Torn { bytes: self.bytes, sha256 }
             }
-            None => link.is_opening && self.is_cut_short(),
+            None => link.is_start && !is_closed && self.is_cut_short(),
         }
     }
 }
