@@ -19,7 +19,7 @@ const TICK: Duration = Duration::from_secs(2);
 
 /// What was seen of some files at one moment. Two are equal where the contents are.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Snapshot {
+pub struct Snapshot {
     seen: BTreeMap<PathBuf, Seen>,
     hasher: RandomState,
 }
@@ -58,6 +58,11 @@ impl Snapshot {
         let now = clock::wall_clock();
         let seen = files.iter().map(|path| (path.clone(), self.look_at(path, now))).collect();
         Self { seen, hasher: self.hasher.clone() }
+    }
+
+    /// Whether each is a file that can be read, and read again.
+    pub(super) fn is_of_files(&self) -> bool {
+        self.seen.values().all(|seen| seen.content.is_some())
     }
 
     /// Looks at the same files again.

@@ -2,6 +2,7 @@
 
 mod files;
 mod fixed;
+mod loading;
 mod reload;
 mod resolution;
 mod supervisor;
@@ -21,6 +22,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
+pub use files::Snapshot;
+pub use loading::load;
 pub use reload::Surroundings;
 pub use tokens::Tokens;
 pub use versions::unsafe_at_start;
@@ -35,7 +38,6 @@ use crate::server::{self, CurrentTls, Drain, SmallTls, State, serve_admin, serve
 use crate::tls::show_chains;
 use crate::version_records::{VersionRecords, VersionRecordsFault};
 
-use files::Snapshot;
 use fixed::Fixed;
 use reload::Reloader;
 use supervisor::Supervisor;
@@ -75,12 +77,13 @@ pub enum AppError {
 }
 
 /// Serves until SIGTERM or SIGINT, then ends in order; reloads on SIGHUP, SIGUSR1 and when a file of the configuration
-/// changes. `dropped_lines` tells how many log lines were dropped so far.
+/// changes from what `files` says that they were when `config` was loaded. `dropped_lines` tells how many log lines were
+/// dropped so far.
 ///
 /// # Errors
 /// [`AppError`] where it cannot start.
 pub async fn run(
-    config: Config,
+    (config, files): (Config, Snapshot),
     surroundings: Surroundings,
     dropped_lines: impl Fn() -> usize + Send + 'static,
 ) -> Result<Ended, AppError> {
@@ -94,7 +97,6 @@ pub async fn run(
     let supervisor = Arc::new(Supervisor::of_environment());
     let metrics = Arc::new(Metrics::new());
     reload::note_loaded(&metrics);
-    let config_files = Snapshot::default().look(&config.files);
     let listener = listen(config.listen, "KMS").await?;
     let admin_listener = listen(config.admin.listen, "operators").await?;
     let ping_listener = match config.ping_listen {
@@ -157,7 +159,7 @@ pub async fn run(
         tls_identity: config.tls_identity,
         admin_tls,
         watch_interval: config.watch_interval,
-        files: config_files,
+        files,
     };
     supervisor.ready(&readiness).await;
     tokio::spawn(reloader.run(hangup, force));

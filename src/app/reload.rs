@@ -3,7 +3,6 @@
 //! What is wrong with the files blocks a reload, and nothing changes. What is wrong with the tokens does not, for it may be
 //! over in a moment; but a key that can be used may not become one that cannot, unless the operator insists.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::files::Snapshot;
 use super::fixed::Fixed;
+use super::loading::load_whole;
 use super::supervisor::Supervisor;
 use super::tokens::{Stores, Tokens};
 use super::{resolution, versions};
@@ -27,10 +27,6 @@ use crate::server::{SmallTls, State};
 use crate::tls::{TlsIdentity, show_chains};
 use crate::version_records::VersionRecords;
 
-/// Loads of files that are being replaced meanwhile, before the last one counts.
-const MAX_LOADS: usize = 8;
-/// Between two of them.
-const LOAD_PAUSE: Duration = Duration::from_millis(250);
 /// How long tokens that are new are waited for, and then the keys of stores that are new.
 const PREPARE_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at them.
@@ -196,41 +192,15 @@ impl Reloader {
         self.state.metrics.config_reloads.with_label_values(&[label]).inc();
     }
 
-    /// Loads the files as they are at one moment. While somebody replaces them, a certificate may not fit its key, or a
-    /// secret not be there: they are loaded again until they stay the same.
     async fn load(&mut self) -> Result<Config, ConfigError> {
-        let mut before = self.look().await;
-        for attempt in 1.. {
+        let (path, known) = (self.surroundings.path.clone(), self.files.clone());
+        let load = move || load_whole(&known, || Config::load_with_files(&path));
+        let Ok((loaded, files)) = spawn_blocking(load).await else {
             let path = self.surroundings.path.clone();
-            let loaded = spawn_blocking(move || Config::load_with_files(&path)).await;
-            let Ok((loaded, files)) = loaded else { break };
-            let after = look_at(before.clone(), files).await;
-            let is_whole = before == after;
-            self.files = after.clone();
-            before = after;
-            let may_pass = match &loaded {
-                Ok(_) => !is_whole,
-                Err(ConfigError::Faulty { faults, .. }) => {
-                    !is_whole || faults.iter().any(|fault| fault.may_pass)
-                }
-                Err(ConfigError::Unreadable { .. }) => true,
-            };
-            if !may_pass || attempt >= MAX_LOADS {
-                return loaded;
-            }
-            if loaded.is_err() {
-                sleep(LOAD_PAUSE).await;
-            }
-        }
-        Err(ConfigError::Unreadable {
-            path: self.surroundings.path.clone(),
-            reason: std::io::ErrorKind::Other,
-        })
-    }
-
-    async fn look(&self) -> Snapshot {
-        let files = self.files.clone();
-        spawn_blocking(move || files.look_again()).await.unwrap_or_default()
+            return Err(ConfigError::Unreadable { path, reason: std::io::ErrorKind::Other });
+        };
+        self.files = files;
+        loaded
     }
 
     async fn apply(&mut self, config: Config, trigger: Trigger) -> Result<(), Refusal> {
@@ -389,10 +359,6 @@ async fn changed(known: &Snapshot, interval: Option<Duration>) {
             return;
         }
     }
-}
-
-async fn look_at(before: Snapshot, files: BTreeSet<PathBuf>) -> Snapshot {
-    spawn_blocking(move || before.look(&files)).await.unwrap_or_default()
 }
 
 /// Waits until it is so, at most [`PREPARE_PATIENCE`].

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::app::Tokens;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::hsm::{ForceLogin, HELPER_COMMAND, serve_as_helper};
 
 /// Everything went well.
@@ -245,7 +245,12 @@ fn print(text: &dyn std::fmt::Display) {
 
 /// The configuration, with the environment that its modules want; the exit code where it cannot be had, and why is said.
 fn load_config(path: &Path, force_login: ForceLogin) -> Result<Config, u8> {
-    let mut config = Config::load(path).map_err(|error| {
+    prepare(Config::load(path), force_login)
+}
+
+/// The same of one that was loaded.
+fn prepare(loaded: Result<Config, ConfigError>, force_login: ForceLogin) -> Result<Config, u8> {
+    let mut config = loaded.map_err(|error| {
         complain(&error);
         EXIT_CONFIG
     })?;

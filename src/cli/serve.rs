@@ -11,7 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_RESTART, ServeArgs, complain, environment, load_config};
+use super::{EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_RESTART, ServeArgs, complain, environment, prepare};
 use crate::app::{self, AppError, Ended, Surroundings};
 use crate::config::LogLevel;
 use crate::hsm::ForceLogin;
@@ -26,7 +26,8 @@ const LOG_PAUSE: Duration = Duration::from_millis(5);
 
 pub(super) fn run(args: &ServeArgs) -> u8 {
     let force_login = if args.force_login { ForceLogin::TokenFlags } else { ForceLogin::No };
-    let config = match load_config(&args.config.config, force_login) {
+    let (config, files) = app::load(&args.config.config);
+    let config = match prepare(config, force_login) {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -46,7 +47,7 @@ pub(super) fn run(args: &ServeArgs) -> u8 {
         set_log_level: Box::new(set_log_level),
         has_environment: environment::is_there,
     };
-    let ended = runtime.block_on(app::run(config, surroundings, dropped_lines));
+    let ended = runtime.block_on(app::run((config, files), surroundings, dropped_lines));
     runtime.shutdown_background();
     // Flushes what is waiting.
     drop(log);
