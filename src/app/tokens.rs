@@ -136,6 +136,14 @@ impl Stores {
         Self { stores, fleets }
     }
 
+    /// They are served from now on: their metrics begin, or go on.
+    pub(super) fn begin(&self, metrics: &Metrics) {
+        for store in self.stores.iter() {
+            metrics.begin_store(&store.name);
+            store.credential_uses.begin();
+        }
+    }
+
     /// For the operator's questions.
     pub(super) fn served(&self, tokens: &Tokens) -> Served {
         let mut stores: Vec<_> =
@@ -215,7 +223,6 @@ fn build_store(
     metrics: &Arc<Metrics>,
 ) -> KeyStore {
     let keys = Arc::new(settings.keys);
-    metrics.begin_store(&settings.name);
     let (per_second, burst) = (settings.requests_per_second, settings.burst);
     let same_quota = before.map(|store| &store.quota).filter(|quota| quota.is_of(per_second, burst));
     KeyStore {

@@ -1,7 +1,7 @@
 //! When each credential of a store was last used: what an operator wants to know before removing one.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::IntGauge;
@@ -15,6 +15,13 @@ use crate::sigv4::Authenticated;
 pub struct CredentialUses {
     store: Arc<str>,
     metrics: Arc<Metrics>,
+    created: HashMap<Box<str>, Option<i64>>,
+    /// Nothing while no request can see them: a configuration may yet be refused.
+    shown: OnceLock<Shown>,
+}
+
+/// The metrics of credentials that are served.
+struct Shown {
     last: HashMap<Box<str>, IntGauge>,
     clock_skew_seconds: IntGauge,
 }
@@ -27,24 +34,35 @@ impl CredentialUses {
         ages: impl Iterator<Item = (&'a str, Option<i64>)>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let gauge = |(id, created): (&str, Option<i64>)| {
-            if let Some(created) = created {
-                metrics.credential_created.with_label_values(&[&**store, id]).set(created);
+        let created = ages.map(|(id, created)| (id.into(), created)).collect();
+        Self { store: Arc::clone(store), metrics: Arc::clone(metrics), created, shown: OnceLock::new() }
+    }
+
+    /// The credentials are served from now on: their metrics begin, or go on as another configuration left them.
+    pub fn begin(&self) {
+        let show = |id: &str, created: Option<i64>| {
+            let labels = [&*self.store, id];
+            match created {
+                Some(created) => self.metrics.credential_created.with_label_values(&labels).set(created),
+                // Fails where it is not there, which is as good.
+                None => drop(self.metrics.credential_created.remove_label_values(&labels)),
             }
-            metrics.credential_last_used.with_label_values(&[&**store, id])
+            self.metrics.credential_last_used.with_label_values(&labels)
         };
-        let last = ages.map(|age| (age.0.into(), gauge(age))).collect();
-        let clock_skew_seconds = metrics.clock_skew_seconds.with_label_values(&[store]);
-        Self { store: Arc::clone(store), metrics: Arc::clone(metrics), last, clock_skew_seconds }
+        self.shown.get_or_init(|| Shown {
+            last: self.created.iter().map(|(id, created)| (id.clone(), show(id, *created))).collect(),
+            clock_skew_seconds: self.metrics.clock_skew_seconds.with_label_values(&[&*self.store]),
+        });
     }
 
     /// A request was authenticated.
     pub fn note(&self, request: &Authenticated, now: SystemTime) {
         let access_key_id = &*request.access_key_id;
-        if self.clock_skew_seconds.get() != request.skew_secs {
-            self.clock_skew_seconds.set(request.skew_secs);
+        let Some(Shown { last, clock_skew_seconds }) = self.shown.get() else { return };
+        if clock_skew_seconds.get() != request.skew_secs {
+            clock_skew_seconds.set(request.skew_secs);
         }
-        let Some(last) = self.last.get(access_key_id) else { return };
+        let Some(last) = last.get(access_key_id) else { return };
         let secs = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let secs = i64::try_from(secs).unwrap_or(i64::MAX);
         let before = last.get();
@@ -58,12 +76,12 @@ impl CredentialUses {
 
     /// Says of each credential when it was last used; those that `successor` lacks are forgotten.
     pub fn hand_over(&self, successor: Option<&Self>) {
-        let is_kept = |id: &str| successor.is_some_and(|uses| uses.last.contains_key(id));
-        let is_same = successor.is_some_and(|uses| uses.last.len() == self.last.len());
-        if is_same && self.last.keys().all(|id| is_kept(id)) {
+        let is_kept = |id: &str| successor.is_some_and(|uses| uses.created.contains_key(id));
+        let is_same = successor.is_some_and(|uses| uses.created.len() == self.created.len());
+        if is_same && self.created.keys().all(|id| is_kept(id)) {
             return;
         }
-        for (access_key_id, last) in &self.last {
+        for (access_key_id, last) in self.shown.get().into_iter().flat_map(|shown| &shown.last) {
             let last_used_unix_secs = Some(last.get()).filter(|secs| *secs > 0);
             let is_kept = is_kept(access_key_id);
             tracing::info!(

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use xks_harness::client::{tls, tls_config};
 use xks_harness::proxy::{PATIENCE, main_store, nested_store};
 use xks_harness::token::{PIN, SO_PIN};
-use xks_harness::{Http, Pki, Setup, SoftHsm};
+use xks_harness::{Faults, Function, Http, Pki, Setup, SoftHsm, Store};
 
 use super::rig::{Reloading, credential, listed, main_store_as};
+use super::versions::versions;
 
 fn refused(name: &str, status: u16) -> (u16, String) {
     (status, name.to_owned())
@@ -73,18 +74,27 @@ async fn versions_change_their_states() {
     }
 }
 
+/// Store `third`, whose key `demo` has the label `third-demo`.
+fn third_store() -> Store {
+    Store { prefix: "/third".to_owned(), ..main_store_as(0) }
+}
+
+fn with_third_store(setup: &Setup) -> Setup {
+    let more = format!(
+        "{}[[stores]]\nname = \"third\"\nuri_path_prefix = \"/third\"\ntokens = [\"softhsm\"]\nauthorization = \"none\"\n{}{}",
+        setup.more,
+        listed("demo", "third-demo"),
+        credential(&third_store())
+    );
+    Setup { more, ..setup.clone() }
+}
+
 #[tokio::test]
 async fn stores_come_and_go() {
     let reloading = Reloading::start(Setup::default()).await;
-    let third = xks_harness::Store { prefix: "/third".to_owned(), ..main_store_as(0) };
-    let more = format!(
-        "{}[[stores]]\nname = \"third\"\nuri_path_prefix = \"/third\"\ntokens = [\"softhsm\"]\nauthorization = \"none\"\n{}{}",
-        reloading.setup.more,
-        listed("demo", "third-demo"),
-        credential(&third)
-    );
+    let third = third_store();
     reloading.proxy.token.generate("third-demo", &[]);
-    let with_third = Setup { more, ..reloading.setup.clone() };
+    let with_third = with_third_store(&reloading.setup);
     let mut client = reloading.client_of(third).await;
     assert_eq!(client.encrypt("demo").await.error(), refused("InvalidUriPathException", 404));
     assert_eq!(reloading.reload_with(&with_third).await, "ok");
@@ -220,7 +230,7 @@ async fn tokens_come_and_go() {
         token.tool(&["generate", "--token", SECOND, "--label", label]);
     }
     let reloading = Reloading::start_on(Setup::default(), token).await;
-    let third = xks_harness::Store { prefix: "/third".to_owned(), ..main_store_as(0) };
+    let third = Store { prefix: "/third".to_owned(), ..main_store_as(0) };
     let more = format!(
         "{}[[tokens]]\nname = \"second\"\nmodule = {:?}\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\n[[stores]]\n\
          name = \"third\"\nuri_path_prefix = \"/third\"\ntokens = [\"second\"]\nauthorization = \"none\"\n{}{}",
@@ -245,12 +255,44 @@ async fn tokens_come_and_go() {
     let _ = reloading.proxy.wait_for_log(|line| line["token"] == "second" && line["has_stopped"] == true);
 }
 
+/// Nothing has changed, and nothing says that it has.
+#[tokio::test]
+async fn a_reload_that_is_refused_leaves_the_metrics_as_they_are() {
+    let [kept, refused_one] = [main_store_as(1), main_store_as(2)];
+    let created = |store: &Store, day: u8| format!("{}created = \"2026-01-0{day}\"\n", credential(store));
+    let setup = Setup { keys: listed("demo", "demo"), store: created(&kept, 1), ..Setup::default() };
+    let reloading = Reloading::start(setup).await;
+    let made_at = |text: &str| {
+        let id = &kept.signing.access_key_id;
+        let series =
+            format!("xks_credential_created_timestamp_seconds{{access_key_id=\"{id}\",store=\"main\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&series)).map(str::to_owned)
+    };
+    let before = made_at(&reloading.proxy.admin("/metrics").await.1);
+    assert!(before.is_some());
+    let next = Setup {
+        keys: versions(&[(1, "demo", "retired"), (2, "demo-2", "primary")]),
+        store: created(&kept, 2) + &created(&refused_one, 3),
+        ..with_third_store(&reloading.setup)
+    };
+    assert_eq!(reloading.reload_with(&next).await, "unsafe_versions");
+    let (_, text) = reloading.proxy.admin("/metrics").await;
+    assert_eq!(made_at(&text), before);
+    assert!(!text.contains(&refused_one.signing.access_key_id), "{text}");
+    assert!(!text.contains("store=\"third\""), "{text}");
+    // A date that is gone is gone, though the credential stays.
+    let dateless = Setup { store: credential(&kept), ..reloading.setup.clone() };
+    assert_eq!(reloading.reload_with(&dateless).await, "ok");
+    assert_eq!(made_at(&reloading.proxy.admin("/metrics").await.1), None);
+    reloading.client_of(kept.clone()).await.encrypt("demo").await.ok();
+}
+
 #[tokio::test]
 async fn the_last_use_of_a_credential_is_told_before_it_goes() {
     let [old, new] = [main_store(), main_store_as(1)];
     let reloading = Reloading::start(Setup::default()).await;
     let both = Setup { store: credential(&new), ..reloading.setup.clone() };
-    let last_used = |store: &xks_harness::Store| {
+    let last_used = |store: &Store| {
         let id = store.signing.access_key_id.clone();
         let proxy = &reloading.proxy;
         async move {
