@@ -116,7 +116,7 @@ pub async fn run(
     tokio::spawn(tend_audit(audit.clone(), rotated));
     let tokens = Arc::new(Tokens::start(config.tokens, &metrics)?);
     let stores = Stores::build(config.stores, &tokens, (&iv_budget, &records), &metrics, None);
-    stores.begin(&metrics);
+    stores.begin(&metrics, &iv_budget);
     versions::note_served(&records, &stores);
     let watch = |fleet| tokio::spawn(Fleet::watch(Arc::clone(fleet))).abort_handle();
     let watches = stores.fleets.values().map(watch).collect();

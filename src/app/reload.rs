@@ -284,7 +284,7 @@ impl Reloader {
     // SPEC(AUTH-ROT-002): SHOULD change credentials without disconnecting anybody. SPEC(AUTH-ROT-004): one that is removed
     // no longer authenticates.
     fn publish(&mut self, next: Stores) {
-        next.begin(&self.state.metrics);
+        next.begin(&self.state.metrics, &self.iv_budget);
         let before = self.state.stores.swap(Arc::clone(&next.stores));
         for store in next.stores.iter() {
             store.latest.replace(store.is_enabled, Arc::clone(&store.keys));

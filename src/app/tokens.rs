@@ -137,11 +137,20 @@ impl Stores {
     }
 
     /// They are served from now on: their metrics begin, or go on.
-    pub(super) fn begin(&self, metrics: &Metrics) {
+    pub(super) fn begin(&self, metrics: &Metrics, iv_budget: &IvBudget) {
         for store in self.stores.iter() {
             metrics.begin_store(&store.name);
             store.credential_uses.begin();
         }
+        // Their keys alone: the stores hold counts of the budget.
+        let enabled = self.stores.iter().filter(|store| store.is_enabled);
+        let keys: HashMap<_, _> =
+            enabled.map(|store| (Arc::clone(&store.name), Arc::clone(&store.keys))).collect();
+        iv_budget.serve(move |store, key, version| {
+            let id = ExternalKeyId::parse(key).ok();
+            let key = keys.get(store).zip(id).and_then(|(keys, id)| keys.find(&id));
+            key.is_some_and(|key| key.is_enabled && key.primary.number == version)
+        });
     }
 
     /// For the operator's questions.

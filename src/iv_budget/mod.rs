@@ -9,7 +9,7 @@
 
 mod ledger;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -72,8 +72,12 @@ pub struct IvBudget {
     shared: Arc<Shared>,
 }
 
+/// Whether a version of a key is the one that encrypts: by store, external key id and number.
+type Encrypts = dyn Fn(&str, &str, u32) -> bool + Send + Sync;
+
 struct Shared {
     share: AtomicU64,
+    encrypts: Mutex<Arc<Encrypts>>,
     counts: Mutex<HashMap<VersionId, Arc<IvCount>>>,
     messages: flume::Sender<Message>,
     metrics: Arc<Metrics>,
@@ -103,9 +107,14 @@ impl IvBudget {
             }
         }
         let counts = Mutex::new(counts);
-        let shared =
-            Arc::new(Shared { share: settings.share.into(), counts, messages, metrics: Arc::clone(metrics) });
-        let writer = Writer { shared: Arc::clone(&shared), ledger, late: Vec::new() };
+        let shared = Arc::new(Shared {
+            share: settings.share.into(),
+            encrypts: Mutex::new(Arc::new(|_, _, _| true)),
+            counts,
+            messages,
+            metrics: Arc::clone(metrics),
+        });
+        let writer = Writer { shared: Arc::clone(&shared), ledger, late: Vec::new(), shown: HashSet::new() };
         let thread = std::thread::Builder::new().name("iv-budget".to_owned());
         thread.spawn(move || writer.run(&waiting)).map_err(IvBudgetFault::Thread)?;
         Ok(Self { shared })
@@ -114,6 +123,12 @@ impl IvBudget {
     /// This proxy's share is another from now on.
     pub fn set_share(&self, share: u64) {
         self.shared.share.store(share, Ordering::Relaxed);
+    }
+
+    /// From now on these versions encrypt, by store, external key id and number: what others have drawn is kept, and shown no
+    /// more.
+    pub fn serve(&self, encrypts: impl Fn(&str, &str, u32) -> bool + Send + Sync + 'static) {
+        *lock(&self.shared.encrypts) = Arc::new(encrypts);
     }
 
     /// The counts of one key store.
@@ -210,7 +225,7 @@ pub struct IvCount {
     is_asking: AtomicBool,
     was_reserved: Notify,
     was_awaited: AtomicBool,
-    /// It is that of the version that encrypts.
+    /// It is that of the version of its key that encrypted last.
     is_current: AtomicBool,
     /// What of the share has been told: 0 nothing, 1 half, 2 all.
     told: AtomicU64,
@@ -250,6 +265,8 @@ struct Writer {
     ledger: Option<Ledger>,
     /// Counts of which the last write failed.
     late: Vec<Arc<IvCount>>,
+    /// Stores that have metrics.
+    shown: HashSet<Arc<str>>,
 }
 
 impl Writer {
@@ -302,20 +319,21 @@ impl Writer {
     }
 
     /// Sets the metrics, and says once of each count that half of the share, or all of it, is used up.
-    fn look(&self) {
+    fn look(&mut self) {
         let share = self.shared.share.load(Ordering::Relaxed);
+        let encrypts = Arc::clone(&lock(&self.shared.encrypts));
         let mut stores: HashMap<Arc<str>, (u64, i64)> = HashMap::new();
         for count in lock(&self.shared.counts).values() {
-            if !count.is_current.load(Ordering::Relaxed) {
+            let VersionId { store, key, version } = &count.id;
+            if !count.is_current.load(Ordering::Relaxed) || !encrypts(store, key, *version) {
                 continue;
             }
             let drawn = count.drawn.load(Ordering::Relaxed);
-            let (most, over_half) = stores.entry(Arc::clone(&count.id.store)).or_default();
+            let (most, over_half) = stores.entry(Arc::clone(store)).or_default();
             *most = drawn.max(*most);
             *over_half += i64::from(drawn >= share / 2);
             let used = if drawn >= share { 2 } else { u64::from(drawn >= share / 2) };
             if count.told.fetch_max(used, Ordering::Relaxed) < used {
-                let VersionId { store, key, version } = &count.id;
                 let advice = if used == 2 {
                     "the key version has drawn all initialization vectors of this proxy's share: rotate the key now"
                 } else {
@@ -324,11 +342,17 @@ impl Writer {
                 tracing::warn!(%store, external_key_id = %key, key_version = version, drawn, share, "{advice}");
             }
         }
+        let (used, many) = (&self.shared.metrics.iv_budget_used, &self.shared.metrics.iv_budget_over_half);
+        for store in self.shown.iter().filter(|store| !stores.contains_key(*store)) {
+            // Fail where there is none any more, which is as good.
+            let _ = (used.remove_label_values(&[&**store]), many.remove_label_values(&[&**store]));
+        }
+        self.shown = stores.keys().cloned().collect();
         for (store, (most, over_half)) in stores {
             #[expect(clippy::cast_precision_loss, reason = "a ratio to look at")]
             let ratio = most as f64 / share as f64;
-            self.shared.metrics.iv_budget_used.with_label_values(&[&store]).set(ratio);
-            self.shared.metrics.iv_budget_over_half.with_label_values(&[&store]).set(over_half);
+            used.with_label_values(&[&*store]).set(ratio);
+            many.with_label_values(&[&*store]).set(over_half);
         }
     }
 

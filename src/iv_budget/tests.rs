@@ -95,6 +95,7 @@ async fn what_is_on_disk_is_ahead_of_what_was_drawn() {
     let (messages, waiting) = flume::unbounded();
     let shared = Arc::new(Shared {
         share: 1000.into(),
+        encrypts: Mutex::new(Arc::new(|_, _, _| true)),
         counts: Mutex::default(),
         messages,
         metrics: Arc::new(Metrics::new()),
@@ -104,6 +105,7 @@ async fn what_is_on_disk_is_ahead_of_what_was_drawn() {
         // The lock is this process's own: a second handle would find it taken.
         ledger: Some(Ledger::unlocked(dir.path())),
         late: Vec::new(),
+        shown: HashSet::new(),
     };
     let counts = StoreIvCounts { store: Arc::from("payments"), shared, current: RwLock::default() };
     let count = counts.of("ledger", 1);
@@ -207,13 +209,47 @@ async fn without_a_folder_counts_are_kept_in_memory() {
     budget.close(true);
 }
 
+/// A key, or a store, that was removed or switched off needs no rotation.
+#[tokio::test]
+async fn what_encrypts_no_more_is_shown_no_more() {
+    const SERIES: &str = "xks_iv_budget_used_ratio{store=\"payments\"}";
+    let metrics = Arc::new(Metrics::new());
+    let budget = IvBudget::open(&IvBudgetSettings { dir: None, share: 4 }, &metrics).unwrap();
+    let counts = store(&budget);
+    counts.of("old", 1).draw(4);
+    counts.of("ledger", 1).draw(1);
+    let used = |ratio: f64| {
+        let metrics = Arc::clone(&metrics);
+        move || metrics.render().contains(&format!("\n{SERIES} {ratio}\n"))
+    };
+    let over_half = || metrics.iv_budget_over_half.with_label_values(&["payments"]).get();
+    eventually("all are used", used(1.0)).await;
+    assert_eq!(over_half(), 1);
+    budget.serve(|_, key, _| key == "ledger");
+    eventually("the other key counts", used(0.25)).await;
+    assert_eq!(over_half(), 0);
+    // Somebody is still busy with a request that began before.
+    budget.serve(|_, _, _| false);
+    counts.of("ledger", 1).draw(1);
+    eventually("nothing is shown", || !metrics.render().contains(SERIES)).await;
+    budget.serve(|_, _, _| true);
+    eventually("it is back", used(1.0)).await;
+    budget.close(true);
+}
+
 /// Nobody answers: the thread hangs in the disk.
 #[test]
 fn the_end_does_not_wait_for_a_disk_that_hangs() {
     let (messages, waiting) = flume::unbounded();
     let metrics = Arc::new(Metrics::new());
     let budget = IvBudget {
-        shared: Arc::new(Shared { share: 1000.into(), counts: Mutex::default(), messages, metrics }),
+        shared: Arc::new(Shared {
+            share: 1000.into(),
+            encrypts: Mutex::new(Arc::new(|_, _, _| true)),
+            counts: Mutex::default(),
+            messages,
+            metrics,
+        }),
     };
     let began_at = clock::now();
     budget.close(true);

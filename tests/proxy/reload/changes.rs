@@ -111,6 +111,31 @@ async fn stores_come_and_go() {
     assert_eq!(answer.error(), refused("InvalidStateException", 400));
 }
 
+/// Nobody could bring an alert to its end that is about a store that is gone.
+#[tokio::test]
+async fn the_iv_budget_of_a_store_that_is_gone_is_shown_no_more() {
+    const OF_THIRD: &str = "xks_iv_budget_used_ratio{store=\"third\"}";
+    const OF_MAIN: &str = "xks_iv_budget_used_ratio{store=\"main\"}";
+    let reloading = Reloading::start(Setup::default()).await;
+    reloading.proxy.token.generate("third-demo", &[]);
+    assert_eq!(reloading.reload_with(&with_third_store(&reloading.setup)).await, "ok");
+    reloading.client_of(third_store()).await.encrypt("demo").await.ok();
+    reloading.proxy.wait_for("/metrics", |_, text| text.contains(OF_THIRD)).await;
+    assert_eq!(reloading.reload_with(&reloading.setup).await, "ok");
+    let mut client = reloading.client().await;
+    // Each change shows that all stores were looked at once more; the first look may have begun before.
+    for _ in 0..3 {
+        let before = reloading.proxy.metric(OF_MAIN).await;
+        client.encrypt("demo").await.ok();
+        while reloading.proxy.metric(OF_MAIN).await <= before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let (_, text) = reloading.proxy.admin("/metrics").await;
+    assert!(!text.contains(OF_THIRD), "{text}");
+    assert!(!text.contains("xks_iv_budget_over_half{store=\"third\"}"), "{text}");
+}
+
 #[tokio::test]
 async fn a_key_moves_to_another_store() {
     let setup = Setup { keys: listed("demo", "demo") + &listed("demo-2", "demo-2"), ..Setup::default() };
