@@ -104,8 +104,8 @@ pub async fn run(
         None => None,
     };
     let fixed = Fixed::of(&config);
-    let admin_certificates = config.admin.tls.as_ref().map_or(&[][..], |tls| &tls.certificates);
-    show_chains(&config.certificates, config.endpoint.as_deref(), admin_certificates, &metrics);
+    let of_admin = config.admin.tls.as_ref().map(|tls| &tls.listener);
+    show_chains(&config.tls, config.endpoint.as_deref(), of_admin, &metrics);
     let iv_budget = Arc::new(IvBudget::open(&config.iv_budget, &metrics)?);
     let records = Arc::new(VersionRecords::open(config.iv_budget.dir.as_deref(), &metrics)?);
     let problems = unsafe_at_start(&config.stores, &records);

@@ -210,9 +210,7 @@ impl Reloader {
         }
         let Config { tls, tls_identity, fleet, iv_budget, log_level, watch_interval, tokens, stores, .. } =
             config;
-        let (certificates, endpoint) = (config.certificates, config.endpoint);
-        let (admin_certificates, admin_tls) =
-            config.admin.tls.map(|tls| (tls.certificates, tls.listener)).unzip();
+        let (endpoint, admin_tls) = (config.endpoint, config.admin.tls.map(|tls| tls.listener));
         let added = self.add_tokens(&tokens)?;
         let kept = (&*self.iv_budget, &self.records);
         let next = Stores::build(stores, &self.tokens, kept, &self.state.metrics, Some(&self.current));
@@ -229,14 +227,13 @@ impl Reloader {
             }
         }
         self.prepare(&next).await;
+        show_chains(&tls, endpoint.as_deref(), admin_tls.as_ref(), &self.state.metrics);
         if tls_identity != self.tls_identity {
             let trust_changes = tls_identity.trust != self.tls_identity.trust;
             self.state.tls.publish(tls, trust_changes);
             self.tls_identity = tls_identity;
         }
         self.admin_tls.publish(admin_tls);
-        let admin_certificates = admin_certificates.unwrap_or_default();
-        show_chains(&certificates, endpoint.as_deref(), &admin_certificates, &self.state.metrics);
         self.state.fleet.store(Arc::new(fleet));
         self.iv_budget.set_share(iv_budget.share);
         self.publish(next);

@@ -2,12 +2,13 @@
 
 use std::sync::OnceLock;
 
+use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
 use x509_parser::x509::X509Name;
 
-use super::{CertificateFiles, TlsFault, read_chain};
+use super::{CertificateFiles, ListenerTls, TlsFault, read_chain};
 use crate::metrics::Metrics;
 
 /// A certificate that ends sooner deserves a word.
@@ -95,13 +96,16 @@ impl ServerChain {
     /// # Errors
     /// [`TlsFault::Chain`] where the file holds no certificates.
     pub fn of(files: &CertificateFiles, endpoint: Option<&str>) -> Result<Self, TlsFault> {
-        let ders = read_chain(&files.chain_file)?;
+        let chain = read_chain(&files.chain_file)?;
+        Self::of_certificates(&chain, endpoint).ok_or_else(|| TlsFault::Chain(files.chain_file.clone()))
+    }
+
+    /// `None` where there are no certificates, or one is not one.
+    fn of_certificates(ders: &[CertificateDer<'_>], endpoint: Option<&str>) -> Option<Self> {
         let parse = |der| x509_parser::parse_x509_certificate(der).map(|(_, certificate)| certificate);
-        let certificates: Result<Vec<_>, _> = ders.iter().map(|der| parse(der)).collect();
-        let certificates = certificates.map_err(|_| TlsFault::Chain(files.chain_file.clone()))?;
-        let unreadable = || TlsFault::Chain(files.chain_file.clone());
+        let certificates: Vec<_> = ders.iter().map(|der| parse(der)).collect::<Result<_, _>>().ok()?;
         let ((leaf, issuers), (last, last_der)) =
-            certificates.split_first().zip(certificates.last().zip(ders.last())).ok_or_else(unreadable)?;
+            certificates.split_first().zip(certificates.last().zip(ders.last()))?;
         let links = certificates.iter().zip(issuers).enumerate();
         let broken = links.filter(|(_, (issued, issuer))| issued.issuer() != issuer.subject());
         let mut oddities: Vec<_> = broken.map(|(index, _)| Oddity::Broken { position: index + 1 }).collect();
@@ -109,7 +113,7 @@ impl ServerChain {
             oddities.push(Oddity::NotTrusted { issuer: last.issuer().to_string() });
         }
         oddities.extend(oddities_of_names(leaf, endpoint));
-        Ok(Self {
+        Some(Self {
             leaf_begins_unix_secs: leaf.validity().not_before.timestamp(),
             leaf_ends_unix_secs: ends(leaf),
             issuers_end_unix_secs: issuers.iter().map(ends).min(),
@@ -134,25 +138,24 @@ impl ServerChain {
     }
 }
 
-/// Shows the chains of a configuration as metrics, and nothing any more of those of another: of those that KMS sees all, of
-/// the admin listener's when they end.
+/// Shows the chains that listeners present as metrics, and nothing any more of those of others: of those that KMS sees all, of the
+/// admin listener's when they end.
 pub fn show_chains(
-    certificates: &[CertificateFiles],
+    listener: &ListenerTls,
     endpoint: Option<&str>,
-    of_admin: &[CertificateFiles],
+    of_admin: Option<&ListenerTls>,
     metrics: &Metrics,
 ) {
     metrics.certificate_ends.reset();
     metrics.certificate_oddities.reset();
-    for (index, files) in certificates.iter().enumerate() {
-        // That it can be read is the configuration's business.
-        if let Ok(chain) = ServerChain::of(files, endpoint) {
+    for (index, chain) in listener.chains.iter().enumerate() {
+        if let Some(chain) = ServerChain::of_certificates(chain, endpoint) {
             chain.show_ends(&index.to_string(), metrics);
             chain.show_oddities(&index.to_string(), metrics);
         }
     }
-    for (index, files) in of_admin.iter().enumerate() {
-        if let Ok(chain) = ServerChain::of(files, None) {
+    for (index, chain) in of_admin.iter().flat_map(|listener| &listener.chains).enumerate() {
+        if let Some(chain) = ServerChain::of_certificates(chain, None) {
             chain.show_ends(&format!("admin-{index}"), metrics);
         }
     }

@@ -65,6 +65,8 @@ impl TlsIdentity {
 pub struct ListenerTls {
     /// What a handshake is done with.
     pub server: Arc<ServerConfig>,
+    /// What it presents, the server's own certificate first.
+    chains: Vec<Vec<CertificateDer<'static>>>,
     clients: Option<Arc<ClientRule>>,
 }
 
@@ -103,13 +105,14 @@ impl ListenerTls {
             Some(rule) => builder.with_client_cert_verifier(Arc::clone(rule) as Arc<_>),
             None => builder.with_no_client_auth(),
         };
+        let chains = keys.iter().map(|key| key.cert.clone()).collect();
         let mut server = builder.with_cert_resolver(Arc::new(Certificates(keys)));
         // SPEC(TRANS-HTTP-002, TRANS-ALPN-001): HTTP/1.1 or later; MUST be able to fall back to HTTP/1.1.
         server.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
         server.ticketer = aws_lc_rs::Ticketer::new().map_err(|_| vec![TlsFault::Provider])?;
         // For the alert to clients that are not admitted: `alert.rs`.
         server.enable_secret_extraction = clients.is_some();
-        Ok(Self { server: Arc::new(server), clients })
+        Ok(Self { server: Arc::new(server), chains, clients })
     }
 
     /// The same for a listener that speaks no HTTP/2.
@@ -131,7 +134,7 @@ impl ListenerTls {
 /// Asks for no client certificate.
 impl From<ServerConfig> for ListenerTls {
     fn from(server: ServerConfig) -> Self {
-        Self { server: Arc::new(server), clients: None }
+        Self { server: Arc::new(server), chains: Vec::new(), clients: None }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Each kind of change takes effect by a reload, and nothing else does.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use xks_harness::client::{tls, tls_config};
+use xks_harness::pki::TestCa;
 use xks_harness::proxy::{PATIENCE, main_store, nested_store};
 use xks_harness::token::{PIN, SO_PIN};
 use xks_harness::{Faults, Function, Http, Pki, Setup, SoftHsm, Store};
@@ -212,6 +213,44 @@ async fn a_new_certificate_is_for_new_connections() {
     assert_ne!(presented(&reloading).await, before);
     client.encrypt("demo").await.ok();
     assert!(!client.connection.is_closed(), "trust has not changed");
+}
+
+/// What is on the disk by the time that tokens have answered is not what is served.
+#[tokio::test]
+async fn the_metrics_of_a_certificate_are_of_the_one_that_is_served() {
+    let end_in_days = |days: u64| SystemTime::now() + Duration::from_secs(days * 24 * 3600);
+    let issue = |days| TestCa::new("a CA").issue_server("localhost", "localhost", end_in_days(days));
+    let faults = Faults::new();
+    faults.set("");
+    let setup = Setup {
+        certificates: "[{ chain_file = \"ecdsa.pem\", key_file = \"ecdsa.key\" }]".to_owned(),
+        keys: versions(&[(1, "demo", "primary"), (2, "demo-2", "staged")]),
+        ..Setup::default()
+    };
+    let reloading = Reloading::start(faults.between(setup)).await;
+    // The tokens are asked for the version, and hang.
+    faults.set("C_Decrypt hang until_removed label=demo-2");
+    let next = Setup {
+        keys: versions(&[(1, "demo", "retired"), (2, "demo-2", "primary")]),
+        ..reloading.setup.clone()
+    };
+    let (served, later) = (issue(200), issue(300));
+    let chain = reloading.proxy.folder().join("ecdsa.pem");
+    let reload = reloading.outcome_of(|this| {
+        this.write(&next);
+        fs::write(&chain, &served.certificate).unwrap();
+        fs::write(this.proxy.folder().join("ecdsa.key"), &served.key).unwrap();
+        this.proxy.signal("HUP");
+    });
+    let meanwhile = async {
+        faults.wait_until_inside(Function::Decrypt, 1).await;
+        fs::write(&chain, &later.certificate).unwrap();
+        faults.clear();
+    };
+    assert_eq!(tokio::join!(reload, meanwhile).0, "ok");
+    let end = "xks_certificate_not_after_timestamp_seconds{certificate=\"0\",part=\"leaf\"}";
+    let end = Duration::from_secs_f64(reloading.proxy.metric(end).await);
+    assert!(SystemTime::UNIX_EPOCH + end < end_in_days(250), "{end:?}");
 }
 
 #[tokio::test]
