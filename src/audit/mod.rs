@@ -275,9 +275,14 @@ impl Shared {
     }
 
     /// How long the oldest record has been waiting that is not written. While the thread writes or fails it keeps what it
-    /// has taken, so that what is still in the queue is younger.
+    /// has taken, so that what is still in the queue is younger. Where it has taken none and is busy, what is in the queue has come
+    /// since: it has waited for no longer than the thread has been busy.
     fn lag(&self) -> Duration {
-        match self.oldest_ms.load(Ordering::Acquire) {
+        let since = match self.oldest_ms.load(Ordering::Acquire) {
+            0 if !self.messages.is_empty() => self.busy_since_ms.load(Ordering::Acquire),
+            oldest => oldest,
+        };
+        match since {
             0 => Duration::ZERO,
             since => Duration::from_millis(self.millis_now().saturating_sub(since)),
         }

@@ -159,6 +159,8 @@ async fn a_disk_that_hangs_refuses_everything_or_nothing_as_configured() {
             expect_refusal(&proxy, &mut connection).await;
         } else {
             connection.send(&encrypt()).await.ok();
+            // Its record waits, though the thread that hangs has not taken it.
+            proxy.wait_for("/metrics", |_, text| audit_lag(text) > 1.0).await;
             assert_eq!(health(&mut connection).await, "ACTIVE");
             assert_eq!(plain_get(proxy.ping, "/ping").await.0, 200);
         }
