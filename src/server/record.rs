@@ -96,9 +96,12 @@ impl Record {
     pub(super) async fn be_written(&mut self, deadline: Deadline) -> Result<(), Error> {
         let audit = self.state.audit.clone().filter(|audit| audit.must_be_written());
         let (Some(audit), Some(record)) = (audit, self.to_audit()) else { return Ok(()) };
-        // From here on the audit log sees to it, though the client leave meanwhile.
+        // From here on the audit log sees to it, though the client leave meanwhile, who then was given no answer.
         self.is_audited = true;
-        audit.write(Box::new(record), deadline).await.map_err(|_| Error::Audit)
+        let end = std::mem::replace(&mut self.end, End::Abandoned);
+        audit.write(Box::new(record), deadline).await.map_err(|_| Error::Audit)?;
+        self.end = end;
+        Ok(())
     }
 
     /// What the audit log keeps; nothing of a request that was not authenticated.
