@@ -39,9 +39,11 @@ impl HeadFile {
         Ok((Self(file), head.ok_or(AuditFault::HeadDamaged(path))?))
     }
 
-    /// Always of the same length, so that it is written over in one piece.
-    pub(super) fn write(&self, head: Head) -> io::Result<()> {
-        self.0.write_all_at(format!("{:020} {}\n", head.seq, head.hash).as_bytes(), 0)
+    /// Always of the same length, so that it is written over in one piece. Synced where records are: behind them, it would have
+    /// their numbers given anew once their file is moved away.
+    pub(super) fn write(&self, head: Head, is_synced: bool) -> io::Result<()> {
+        self.0.write_all_at(format!("{:020} {}\n", head.seq, head.hash).as_bytes(), 0)?;
+        if is_synced { self.0.sync_data() } else { Ok(()) }
     }
 }
 

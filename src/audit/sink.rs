@@ -248,7 +248,7 @@ impl Writer {
         self.shared.is_failing.store(false, Ordering::Release);
         self.note_oldest();
         *self.shared.head.lock().unwrap_or_else(PoisonError::into_inner) = self.head;
-        if let Err(error) = self.head_file.write(self.head) {
+        if let Err(error) = self.head_file.write(self.head, self.shared.settings.is_synced) {
             tracing::warn!(%error, "the head of the audit log cannot be written beside it");
         }
     }
