@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 pub use chain::{Hash, Hasher, Head};
-pub use record::RequestRecord;
+pub use record::{MetadataText, RequestRecord};
 pub use verify::{Expected, Verified, VerifyFault, verify};
 
 use crate::clock::{self, Deadline};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 use time::OffsetDateTime;
 use xks_spec::RequestMetadata;
 
@@ -90,7 +91,7 @@ pub struct RequestRecord {
     /// `1.1` or `2`.
     pub http: &'static str,
     /// Everything that KMS says of its caller; empty where the body could not be read.
-    pub request_metadata: RequestMetadata,
+    pub request_metadata: MetadataText,
     /// AWS's sample proxy had made the ciphertext.
     pub is_aws_sample: bool,
     /// Serial number of the token that answered.
@@ -128,8 +129,19 @@ impl RequestRecord {
     /// About how much memory it takes.
     pub(super) fn size_bytes(&self) -> usize {
         const FIXED_BYTES: usize = 1024;
-        // The metadata came in the body; as a tree in memory it takes more.
-        FIXED_BYTES + 2 * self.request_bytes
+        FIXED_BYTES + self.request_metadata.0.get().len()
+    }
+}
+
+/// Request metadata as the text that is written: as a tree, fields of KMS's that nobody knows could take a hundred times the memory
+/// of their text.
+#[derive(Clone, Debug, Serialize)]
+pub struct MetadataText(Box<RawValue>);
+
+impl From<&RequestMetadata> for MetadataText {
+    fn from(metadata: &RequestMetadata) -> Self {
+        // INVARIANT: it is an object of texts and of what was read from JSON, which is written into memory.
+        Self(to_raw_value(metadata).unwrap_or_default())
     }
 }
 

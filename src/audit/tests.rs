@@ -104,7 +104,7 @@ fn record() -> Box<RequestRecord> {
         balancer: None,
         certificate_subject: None,
         http: "2",
-        request_metadata: RequestMetadata::default(),
+        request_metadata: (&RequestMetadata::default()).into(),
         is_aws_sample: false,
         token_serial: Some("serial".into()),
         is_hedged: false,
@@ -466,7 +466,8 @@ fn a_sink_that_hangs_costs_records_and_delays_nobody() {
     assert_eq!(hung.shared.metrics.audit_records_lost.get(), 3);
     // Nor do few records that are long take more memory than is theirs.
     let mut long = record();
-    long.request_bytes = MAX_QUEUED_BYTES;
+    let other = serde_json::json!({ "x": " ".repeat(MAX_QUEUED_BYTES) });
+    long.request_metadata = (&serde_json::from_value::<RequestMetadata>(other).unwrap()).into();
     drop(waiting.drain());
     hung.push(long);
     hung.push(record());

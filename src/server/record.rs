@@ -122,7 +122,7 @@ impl Record {
             balancer: self.balancer,
             certificate_subject: self.certificate_subject.clone(),
             http: self.http(),
-            request_metadata: self.trace.metadata.clone().unwrap_or_default(),
+            request_metadata: self.trace.metadata.as_ref().unwrap_or(&RequestMetadata::default()).into(),
             is_aws_sample: self.trace.is_aws_sample,
             token_serial: hsm.token_serial.clone(),
             is_hedged: hsm.is_hedged,
