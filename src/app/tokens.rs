@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use xks_spec::ExternalKeyId;
@@ -98,8 +99,21 @@ impl Tokens {
         all.extend(
             self.removed.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade),
         );
-        // Not short-circuited: each is to stop.
-        all.iter().filter(|token| !token.stop(STOP_PATIENCE)).count() == 0
+        // All at once: each may take its time to the end.
+        thread::scope(|scope| {
+            let stop = |token: &Arc<Token>| token.stop(STOP_PATIENCE);
+            let stopping = all.iter().map(|token| {
+                let thread = thread::Builder::new().name("stop".to_owned());
+                (token, thread.spawn_scoped(scope, move || stop(token)))
+            });
+            let stopping: Vec<_> = stopping.collect();
+            let have_stopped = stopping.into_iter().map(|(token, thread)| match thread {
+                Ok(thread) => thread.join().unwrap_or(false),
+                Err(_) => stop(token),
+            });
+            // Not short-circuited: each is to stop.
+            have_stopped.filter(|has_stopped| !has_stopped).count() == 0
+        })
     }
 }
 

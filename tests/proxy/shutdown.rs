@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use xks_harness::client::{plain_get, raw_http1, tls, tls_config};
 use xks_harness::proxy::{PATIENCE, main_store};
 use xks_harness::request::encrypt_body;
+use xks_harness::token::{PIN, SO_PIN};
 use xks_harness::{Faults, Function, Http, Proxy, RawConnection, Setup, SoftHsm, XksRequest};
 
 use crate::connections::frames::{self, FrameConnection, GOAWAY};
@@ -329,6 +330,37 @@ async fn a_call_that_hangs_in_the_hsm_does_not_keep_the_process() {
     }
     proxy.signal("TERM");
     assert_eq!(proxy.wait_for_exit().code(), Some(0), "{}", proxy.all_output());
+    let last = proxy.wait_for_log(says("stopped"));
+    assert_eq!(last["clean"], false);
+}
+
+/// Nor do many tokens that hang keep it for longer than one: the supervisor was told how long it may take.
+#[tokio::test]
+async fn tokens_that_hang_are_waited_for_together() {
+    const MORE_TOKENS: usize = 9;
+    /// Two seconds each, one after the other, would be twenty.
+    const MARGIN: Duration = Duration::from_secs(15);
+    let token = SoftHsm::with_keys();
+    let mut setup = Setup { server: "lame_duck_secs = 0\ndrain_secs = 1".to_owned(), ..Setup::default() };
+    for number in 0..MORE_TOKENS {
+        let label = format!("another-{number}");
+        token.tool(&["init", "--label", &label, "--so-pin", SO_PIN, "--pin", PIN]);
+        token.tool(&["generate", "--token", &label, "--label", "xks-health"]);
+        let module = Faults::module().display().to_string();
+        setup.more += &format!(
+            "[[tokens]]\nname = \"{label}\"\nmodule = {module:?}\nlabel = \"{label}\"\npin = \"{PIN}\"\nsessions = 1\n"
+        );
+    }
+    let faults = Faults::new();
+    faults.set("");
+    let mut proxy = Proxy::start_on(&faults.between(setup), Arc::new(token)).await;
+    // Their keepers probe them every ten seconds.
+    faults.set("C_Encrypt hang forever");
+    faults.wait_until_inside(Function::Encrypt, 1 + MORE_TOKENS as u64).await;
+    let began_at = Instant::now();
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait_for_exit().code(), Some(0), "{}", proxy.all_output());
+    assert!(began_at.elapsed() < MARGIN, "{:?}", began_at.elapsed());
     let last = proxy.wait_for_log(says("stopped"));
     assert_eq!(last["clean"], false);
 }
