@@ -60,6 +60,18 @@ impl KeyFault {
     }
 }
 
+/// What a key on one token has shown itself to be.
+enum Likeness {
+    /// Another key than the one meant.
+    Differs,
+    /// The key of the check value that the configuration pins.
+    Pinned(CheckValue),
+    /// The key of this check value, which was there before.
+    Known(CheckValue),
+    /// The key that has made this check value just now: there was none to compare it with.
+    Made(CheckValue),
+}
+
 /// When keys of a token that are at fault are looked for again.
 struct LookAgain {
     faults: usize,
@@ -162,13 +174,43 @@ impl Fleet {
             || lock(&self.references).contains_key(&key.locator)
     }
 
-    /// Compares a member's key with the check value, or makes the check value where there is none yet.
+    /// Whether a member's key is the one that its version stands for. If it is, it is remembered as that.
     async fn is_same_key(
         &self,
         token: &Token,
         key: &KeyMaterial,
         deadline: Deadline,
     ) -> Result<bool, HsmError> {
+        let value = match self.compare(token, key, None, deadline).await? {
+            Likeness::Differs => return Ok(false),
+            Likeness::Pinned(value) => value,
+            Likeness::Known(value) => {
+                lock(&self.references).insert(key.locator.clone(), value.clone());
+                value
+            }
+            Likeness::Made(made) => {
+                // Two members may have begun at once: one of them made the one that counts.
+                let counts =
+                    lock(&self.references).entry(key.locator.clone()).or_insert_with(|| made.clone()).clone();
+                if counts != made && !counts.is_of(token, key, deadline).await? {
+                    return Ok(false);
+                }
+                counts
+            }
+        };
+        self.memory.note(&key.locator, &value, token.name());
+        Ok(true)
+    }
+
+    /// Compares a member's key with the check value, or with that of `another` member, or makes the check value where there is none
+    /// yet. Remembers nothing.
+    async fn compare(
+        &self,
+        token: &Token,
+        key: &KeyMaterial,
+        another: Option<&CheckValue>,
+        deadline: Deadline,
+    ) -> Result<Likeness, HsmError> {
         // Found out without a call that the token would refuse.
         let attributes = token.key_attributes(key, deadline).await.result?;
         let usages = attributes.usages;
@@ -178,26 +220,22 @@ impl Fleet {
         let before = self.memory.known(&key.locator);
         if let Some(pinned) = &key.check_value {
             if !is_surely_of(pinned, token, key, deadline).await? {
-                return Ok(false);
+                return Ok(Likeness::Differs);
             }
             // A value that is pinned now was not always. Under another name it says nothing of what the number stood for.
             if let Some(before) = before.filter(|before| !before.is_overruled_by(key))
                 && before.check_value != *pinned
                 && !is_surely_of(&before.check_value, token, key, deadline).await?
             {
-                return Ok(false);
+                return Ok(Likeness::Differs);
             }
-            self.memory.note(&key.locator, pinned, token.name());
-            return Ok(true);
+            return Ok(Likeness::Pinned(pinned.clone()));
         }
         let reference = || lock(&self.references).get(&key.locator).cloned();
-        if let Some(known) = before.map(|before| before.check_value).or_else(reference) {
+        let known = before.map(|before| before.check_value).or_else(reference);
+        if let Some(known) = known.or_else(|| another.cloned()) {
             let is_same = is_surely_of(&known, token, key, deadline).await?;
-            if is_same {
-                self.memory.note(&key.locator, &known, token.name());
-                lock(&self.references).insert(key.locator.clone(), known);
-            }
-            return Ok(is_same);
+            return Ok(if is_same { Likeness::Known(known) } else { Likeness::Differs });
         }
         if !usages.encrypt {
             return Err(HsmError::KeyNotPermitted { code: "CKA_ENCRYPT".into() });
@@ -209,24 +247,22 @@ impl Fleet {
                 code: "a ciphertext that does not decrypt".into(),
             });
         }
-        // Two members may have begun at once: one of them made the one that counts.
-        let counts =
-            lock(&self.references).entry(key.locator.clone()).or_insert_with(|| made.clone()).clone();
-        let is_same = counts == made || counts.is_of(token, key, deadline).await?;
-        if is_same {
-            self.memory.note(&key.locator, &counts, token.name());
-        }
-        Ok(is_same)
+        Ok(Likeness::Made(made))
     }
 
     /// On which members a key could not be used, and why: it is to be there, the one meant, and on all of them. Lays no claim
-    /// to it.
+    /// to it, and says nothing of what its version stands for: the configuration may not come to be served.
     pub async fn lacking(&self, key: &KeyMaterial, deadline: Deadline) -> Vec<(Arc<str>, HsmError)> {
         let mut lacking = Vec::new();
+        let mut made = None;
         for token in &self.members {
-            let error = match self.is_same_key(token, key, deadline).await {
-                Ok(true) => continue,
-                Ok(false) => HsmError::KeyDiffers,
+            let error = match self.compare(token, key, made.as_ref(), deadline).await {
+                Ok(Likeness::Made(value)) => {
+                    made = Some(value);
+                    continue;
+                }
+                Ok(Likeness::Pinned(_) | Likeness::Known(_)) => continue,
+                Ok(Likeness::Differs) => HsmError::KeyDiffers,
                 Err(error) => error,
             };
             lacking.push((Arc::clone(&token.settings().name), error));

@@ -10,6 +10,7 @@ use super::rig::{Client, Reloading, listed};
 const SECOND: &str = "xks-second";
 const ONE: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const TWO: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+const THREE: &str = "ee0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
 /// The entry of key `demo` with versions by number, label and state.
 pub(crate) fn versions(versions: &[(u8, &str, &str)]) -> String {
@@ -112,6 +113,30 @@ async fn a_version_that_one_token_lacks_or_has_as_another_key_does_not_become_pr
     reloading.proxy.token.tool(&["destroy", "--token", SECOND, "--label", "demo@2"]);
     import(&reloading.proxy.token, SECOND, "demo@2", TWO);
     assert_reloads(&reloading, promoted).await;
+    assert_eq!(encrypts_as(&mut reloading.client().await).await, 2);
+}
+
+/// Nothing has changed, and so the number stands for nothing yet.
+#[tokio::test]
+async fn a_promotion_that_is_refused_says_nothing_of_which_key_the_number_is() {
+    let (setup, token) = two_tokens(&[("demo", ONE)]);
+    import(&token, LABEL, "mistaken", TWO);
+    let reloading = Reloading::start_on(setup, token).await;
+    reloading.proxy.wait_for("/readyz?verbose", |_, text| text.contains("token second active\n")).await;
+    // On no token yet.
+    assert_reloads(&reloading, versions(&[(1, "demo", "primary"), (2, "demo@2", "staged")])).await;
+    let mistaken = versions(&[(1, "demo", "retired"), (2, "mistaken", "primary")]);
+    assert_refused(&reloading, mistaken, "second: the token holds no secret key").await;
+    for name in [LABEL, SECOND] {
+        import(&reloading.proxy.token, name, "demo@2", THREE);
+    }
+    let keys = versions(&[(1, "demo", "retired"), (2, "demo@2", "primary")]);
+    let meant = Setup { keys, ..reloading.setup.clone() };
+    while reloading.reload_with(&meant).await != "ok" {
+        // A key that was missed is not searched again for a moment.
+        let told = reloading.verbose().await;
+        assert!(told.contains("the token holds no secret key"), "{told}");
+    }
     assert_eq!(encrypts_as(&mut reloading.client().await).await, 2);
 }
 
