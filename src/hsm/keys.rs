@@ -91,8 +91,9 @@ impl KeyEntry {
         is_fresh.then_some(read.attributes)
     }
 
-    fn is_same_key(&self, other: &Self) -> bool {
-        self.handle == other.handle && self.label == other.label && self.id == other.id
+    /// What is equal of two entries of the same key.
+    fn identity(&self) -> (u64, Option<&str>, Option<&[u8]>) {
+        (self.handle.handle(), self.label.as_deref(), self.id.as_deref())
     }
 
     /// Takes over what another has read of the same key, if it is newer and nothing has cast doubt on it.
@@ -350,21 +351,32 @@ impl Enumeration {
             return;
         }
         let mut found = self.found;
-        for (locator, old) in known.iter() {
-            let Found::One(old_entry) = old else { continue };
-            if old_entry.epoch != self.epoch || old_entry.is_gone.load(Ordering::Relaxed) {
-                continue;
+        let old = known.iter().filter_map(|(locator, old)| match old {
+            Found::One(entry) if entry.epoch == self.epoch && !entry.is_gone.load(Ordering::Relaxed) => {
+                Some((locator, entry))
             }
-            match found.get_mut(locator) {
-                Some(Found::One(entry)) if entry.is_same_key(old_entry) => {
-                    old_entry.take_over(entry);
-                    *entry = Arc::clone(old_entry);
-                }
-                Some(_) => {}
-                None if old_entry.attributes.load().read_at >= self.started_at => {
-                    found.insert(locator.clone(), old.clone());
-                }
-                None => {}
+            _ => None,
+        });
+        // A search may have known a key by one of its names alone: it is one entry under all of them.
+        let mut kept: HashMap<_, &Arc<KeyEntry>> = HashMap::new();
+        for (_, entry) in old.clone() {
+            let known = kept.entry(entry.identity()).or_insert(entry);
+            if !known.owner.is_taken() {
+                *known = entry;
+            }
+        }
+        for found in found.values_mut() {
+            if let Found::One(entry) = found
+                && let Some(old) = kept.get(&entry.identity())
+            {
+                old.take_over(entry);
+                *entry = Arc::clone(old);
+            }
+        }
+        for (locator, entry) in old {
+            if entry.attributes.load().read_at >= self.started_at {
+                let kept = kept.get(&entry.identity()).unwrap_or(&entry);
+                found.entry(locator.clone()).or_insert_with(|| Found::One(Arc::clone(kept)));
             }
         }
         let before = index.found.compare_and_swap(&known, Arc::new(found));
@@ -512,6 +524,38 @@ mod tests {
         enumeration(1, "later").publish(&index);
         assert_eq!(index.labels(), [Box::from("now")]);
         assert_eq!((index.generation(Epoch(1)), index.generation(Epoch(2))), (None, Some(2)));
+    }
+
+    fn entry(handle: u64) -> Arc<KeyEntry> {
+        let attributes =
+            KeyAttributes { object: handle, kind: KeyKind::Other(0), usages: KeyUsages::default() };
+        let (label, id) = (Some("a".into()), Some([1].into()));
+        Arc::new(KeyEntry::new(&KeyObject { handle: gcm::object(handle), label, id, attributes }, Epoch(1)))
+    }
+
+    /// Whose a key is, and what it has shown, is kept by its entry.
+    #[test]
+    fn a_key_has_one_entry_under_all_its_names() {
+        let (label, id) = (KeyLocator::Label("a".into()), KeyLocator::Id([1].into()));
+        let store = |number| StoreId { generation: 1, number };
+        for owner in [&label, &id] {
+            let index = KeyIndex::default();
+            index.clear(Epoch(1));
+            // By its label it was searched before the listing ended, and perhaps by its id as well.
+            let mut known = HashMap::from([(label.clone(), Found::One(entry(7)))]);
+            known.entry(owner.clone()).or_insert_with(|| Found::One(entry(7)));
+            index.found.store(Arc::new(known));
+            let searched = index.find(owner, Epoch(1)).unwrap().unwrap();
+            assert!(searched.is_of(store(0)));
+            let listed = Found::One(entry(7));
+            let found = HashMap::from([(label.clone(), listed.clone()), (id.clone(), listed)]);
+            Enumeration { found, ..enumeration(1, "") }.publish(&index);
+            for locator in [&label, &id] {
+                let found = index.find(locator, Epoch(1)).unwrap().unwrap();
+                assert!(Arc::ptr_eq(&found, &searched), "{locator} of {owner}");
+                assert!(!found.is_of(store(1)), "another store uses it by {locator}");
+            }
+        }
     }
 
     #[test]

@@ -24,6 +24,11 @@ impl StoreId {
 pub(super) struct Owner(AtomicU64);
 
 impl Owner {
+    /// Whether any store has asked for the key yet.
+    pub(super) fn is_taken(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
+    }
+
     /// Whether the key is the store's, which it is from the first time that any store of a configuration asks for it. A
     /// later configuration may give it to another; who began under an earlier one may finish.
     pub(super) fn admits(&self, store: StoreId) -> bool {
