@@ -360,7 +360,7 @@ async fn changed(known: &Snapshot, interval: Option<Duration>) {
 }
 
 /// Waits until it is so, at most [`PREPARE_PATIENCE`].
-async fn wait_until(is_so: impl Fn() -> bool) {
+pub(super) async fn wait_until(is_so: impl Fn() -> bool) {
     let until = Instant::now() + PREPARE_PATIENCE;
     while !is_so() && Instant::now() < until {
         sleep(LOOK_AGAIN).await;

@@ -4,11 +4,13 @@
 //! A reload asks the tokens. A start cannot, for they may be away: it goes by what was served and found before, as the state
 //! directory remembers it. That a number stands for another key, the token's own proof finds then.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use xks_spec::ExternalKeyId;
 
+use super::reload::wait_until;
 use super::resolution::ids_in_use;
 use super::tokens::Stores;
 use crate::clock::{self, Deadline};
@@ -38,6 +40,7 @@ pub(super) async fn unsafe_versions(before: &Stores, after: &Stores) -> Vec<Stri
         if store.keys == next.keys {
             continue;
         }
+        problems.extend(unsafe_rule(store, next, [old_fleet, fleet]).await);
         let changed = changes(store, next, old_fleet);
         let judged = changed.into_iter().map(|change| judge(change, fleet, deadline));
         let judged = stream::iter(judged).buffer_unordered(AT_ONCE);
@@ -53,6 +56,26 @@ pub(super) async fn unsafe_versions(before: &Stores, after: &Stores) -> Vec<Stri
     problems
 }
 
+/// What is unsafe about a version of all keys of a rule that would become primary. Which keys those are the tokens tell, once they
+/// have listed them.
+async fn unsafe_rule(before: &KeyStore, after: &KeyStore, fleets: [&Fleet; 2]) -> Option<String> {
+    let (was, next) = (served(&before.keys), served(&after.keys));
+    let promotion = next.promotions(&was).into_iter().find(|promotion| promotion.key.is_none())?;
+    let (store, number) = (&after.name, promotion.number);
+    let which = format!("store {store}: version {number} of the keys of its rule would become primary");
+    if !promotion.was_known {
+        return Some(format!(
+            "{which} and was neither staged nor retired in the configuration that is served: stage it in every proxy first"
+        ));
+    }
+    // A token that has just come back does so at this moment.
+    wait_until(|| !fleets.iter().any(|fleet| fleet.is_being_listed())).await;
+    let unlisted: BTreeSet<_> = fleets.iter().flat_map(|fleet| fleet.unlisted()).collect();
+    let unlisted: Vec<_> = unlisted.into_iter().map(|name| &**name).collect();
+    (!unlisted.is_empty())
+        .then(|| format!("{which}, and token {} cannot be asked which keys those are", unlisted.join(", ")))
+}
+
 /// A version that is another than before, or does something else.
 struct Change {
     id: ExternalKeyId,
@@ -65,7 +88,12 @@ struct Change {
 
 fn changes(before: &KeyStore, after: &KeyStore, fleet: &Fleet) -> Vec<Change> {
     let mut changes = Vec::new();
-    for id in ids_in_use(before, fleet) {
+    let mut ids = ids_in_use(before, fleet);
+    if before.keys.rule().is_some() && fleet.unlisted().next().is_some() {
+        // Nobody tells which of them the rule made until now.
+        ids.extend(after.keys.listed().map(|(id, _)| id.clone()));
+    }
+    for id in ids {
         let (Some(old), Some(new)) = (before.keys.find(&id), after.keys.find(&id)) else { continue };
         if old != new {
             changes.extend(changes_of(&id, &old, &new));

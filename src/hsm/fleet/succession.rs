@@ -127,6 +127,17 @@ impl Fleet {
         self.listed.iter().filter(|key| !is_there(key)).map(|key| &key.locator).collect()
     }
 
+    /// The tokens whose keys have not been listed since they were connected last, or that are not connected.
+    pub fn unlisted(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.members.iter().filter(|token| !token.is_indexed()).map(|token| &token.settings().name)
+    }
+
+    /// Whether a token lists its keys at this moment, and has not done so before since it was connected.
+    #[must_use]
+    pub fn is_being_listed(&self) -> bool {
+        self.members.iter().any(|token| token.is_connected() && !token.is_indexed())
+    }
+
     /// The labels in the tokens' indexes that the store's rule makes.
     #[must_use]
     pub fn labels_by_rule(&self) -> Vec<Box<str>> {

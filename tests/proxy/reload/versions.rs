@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use xks_harness::token::{LABEL, PIN, SO_PIN};
-use xks_harness::{Proxy, Setup, SoftHsm};
+use xks_harness::{Faults, Proxy, Setup, SoftHsm};
 
-use super::rig::{Client, Reloading, listed};
+use super::rig::{Client, Reloading, UNWATCHED, listed};
 
 const SECOND: &str = "xks-second";
 const ONE: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -307,13 +307,49 @@ async fn a_start_promotes_a_rules_version_only_where_it_was_staged() {
         proxy.signal("TERM");
         assert!(proxy.wait_for_exit().success());
     };
-    let promoted = "{ number = 1, state = \"retired\" }, { number = 2, state = \"primary\" }";
-    start("{ number = 1, state = \"primary\" }").await;
-    let (code, text) = run("serve", &with(promoted), &token);
+    start(FIRST).await;
+    let (code, text) = run("serve", &with(PROMOTED), &token);
     assert!(
         code == Some(2) && text.contains("store nested: version 2 of the keys of its rule would"),
         "{text}"
     );
-    start("{ number = 1, state = \"primary\" }, { number = 2, state = \"staged\" }").await;
-    start(promoted).await;
+    start(STAGED).await;
+    start(PROMOTED).await;
+}
+
+const FIRST: &str = "{ number = 1, state = \"primary\" }";
+const STAGED: &str = "{ number = 1, state = \"primary\" }, { number = 2, state = \"staged\" }";
+const PROMOTED: &str = "{ number = 1, state = \"retired\" }, { number = 2, state = \"primary\" }";
+
+/// Which keys a rule has only its tokens know, which may be away.
+#[tokio::test]
+async fn a_rules_version_does_not_become_primary_while_no_token_tells_its_keys() {
+    let token = SoftHsm::with_keys();
+    for label in ["nested-a", "nested-a@2"] {
+        token.generate(label, &[]);
+    }
+    let faults = Faults::new();
+    faults.set("* remove_token");
+    let with = |versions: &str| Setup {
+        nested_rule: format!("{{ label_prefix = \"nested-\", versions = [{versions}] }}"),
+        more: UNWATCHED.to_owned(),
+        ..Setup::default()
+    };
+    let setup = faults.between(with(FIRST));
+    let reloading = Reloading { proxy: Proxy::start_without_waiting(&setup, token.into()), setup };
+    let reload = async |versions: &str| reloading.reload_with(&faults.between(with(versions))).await;
+    let which = "store nested: version 2 of the keys of its rule";
+    let assert_told = async |why: &str| {
+        let told = reloading.verbose().await;
+        assert!(told.contains(which) && told.contains(why), "{told}");
+    };
+    assert_eq!(reload(PROMOTED).await, "unsafe_versions");
+    assert_told("neither staged nor retired").await;
+    // To stage takes no token.
+    assert_eq!(reload(STAGED).await, "ok");
+    assert_eq!(reload(PROMOTED).await, "unsafe_versions");
+    assert_told("token softhsm cannot be asked").await;
+    faults.clear();
+    reloading.proxy.wait_until_ready().await;
+    assert_eq!(reload(PROMOTED).await, "ok", "{}", reloading.verbose().await);
 }
