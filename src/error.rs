@@ -185,7 +185,10 @@ impl Error {
                 ErrorName::InternalException,
                 "The key manager cannot be reached. The proxy's log has the reason.",
             ),
-            Self::Hsm(HsmError::Device { .. } | HsmError::UnsafeIv | HsmError::Worker) | Self::Integrity => {
+            Self::Hsm(
+                HsmError::Device { .. } | HsmError::Unverified | HsmError::UnsafeIv | HsmError::Worker,
+            )
+            | Self::Integrity => {
                 (ErrorName::InternalException, "The key manager failed. The proxy's log has the reason.")
             }
             Self::Panic | Self::Audit => {
@@ -219,6 +222,7 @@ mod tests {
             HsmError::Stalled,
             HsmError::Unavailable("secret reason".into()),
             HsmError::Device { call: "C_Encrypt", code: "CKR_DEVICE_ERROR".into() },
+            HsmError::Unverified,
             HsmError::UnsafeIv,
             HsmError::Worker,
         ];

@@ -51,10 +51,10 @@ impl Hsm for Immediate {
         _: Arc<[u8]>,
         digest: Digest,
         terms: Terms,
-    ) -> HsmFuture<'a, Option<Checked>> {
+    ) -> HsmFuture<'a, Checked> {
         let sealed = sealed(&plaintext, &terms);
         let digest = digest(&sealed);
-        at_once(Some(Checked { sealed, digest }))
+        at_once(Checked { sealed, digest })
     }
 
     fn decrypt<'a>(

@@ -78,7 +78,7 @@ pub trait Hsm: Send + Sync {
     ) -> HsmFuture<'a, Sealed>;
 
     /// The same, after which the session decrypts what it has made. `digest` is taken in between: of the very output that is
-    /// decrypted then. `None` where that does not give the plaintext back; such an output goes nowhere.
+    /// decrypted then. [`HsmError::Unverified`] where that does not give the plaintext back; such an output goes nowhere.
     fn encrypt_checked<'a>(
         &'a self,
         key: &'a KeyMaterial,
@@ -86,7 +86,7 @@ pub trait Hsm: Send + Sync {
         aad: Arc<[u8]>,
         digest: Digest,
         terms: Terms,
-    ) -> HsmFuture<'a, Option<Checked>>;
+    ) -> HsmFuture<'a, Checked>;
 
     /// Decrypts. [`HsmError::BadCiphertext`] is a proven verdict on the ciphertext, never a fault of the token; it says
     /// how it was proven.
@@ -267,7 +267,7 @@ impl<T> Outcome<T> {
     }
 }
 
-impl Outcome<Option<Checked>> {
+impl Outcome<Checked> {
     /// Where there is a result, a decryption was made as well.
     fn with_decryption(mut self) -> Self {
         self.report.attempts += u32::from(self.result.is_ok());
@@ -286,6 +286,8 @@ pub struct CallReport {
     pub call_time: Duration,
     /// Calls made, retries included.
     pub attempts: u32,
+    /// Ciphertexts that were made and did not decrypt to the plaintext: none of them left.
+    pub unverified: u32,
     /// A second token was asked while the first had not answered.
     pub is_hedged: bool,
 }
@@ -299,6 +301,7 @@ impl CallReport {
         self.queue_time += other.queue_time;
         self.call_time += other.call_time;
         self.attempts += other.attempts;
+        self.unverified += other.unverified;
         self.is_hedged |= other.is_hedged;
     }
 }
@@ -377,6 +380,9 @@ pub enum HsmError {
         /// the verdict rests on another ciphertext that did decrypt on the same session, before the same failed again.
         is_certain: bool,
     },
+    /// What was encrypted does not decrypt to the plaintext: the token, or memory on the way, is faulty.
+    #[error("what was encrypted does not decrypt to the plaintext")]
+    Unverified,
     /// Every session is busy, and the queue is full or longer than the deadline allows.
     #[error("the token's queue is full, or longer than the deadline allows")]
     QueueFull,

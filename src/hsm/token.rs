@@ -138,8 +138,17 @@ impl Token {
                 let queue_time = started_at - queued_at;
                 self.shared.metrics.queued(queue_time);
                 let call_time = ended_at - started_at;
-                let attempts = u32::from(!matches!(result, Err(HsmError::TooLate)));
-                let report = CallReport { token_serial, queue_time, call_time, attempts, is_hedged: false };
+                let unverified = u32::from(matches!(result, Err(HsmError::Unverified)));
+                // What does not verify was decrypted as well.
+                let attempts = u32::from(!matches!(result, Err(HsmError::TooLate))) + unverified;
+                let report = CallReport {
+                    token_serial,
+                    queue_time,
+                    call_time,
+                    attempts,
+                    unverified,
+                    is_hedged: false,
+                };
                 Outcome { result, report }
             }
             Ok(Err(_)) if !deadline.has_passed() => Outcome::failed(HsmError::Worker),
@@ -150,7 +159,7 @@ impl Token {
                         queue_time: *started_at - queued_at,
                         call_time: started_at.elapsed(),
                         attempts: 1,
-                        is_hedged: false,
+                        ..CallReport::default()
                     },
                     None => {
                         CallReport { token_serial, queue_time: queued_at.elapsed(), ..CallReport::default() }
@@ -377,7 +386,13 @@ impl Token {
         let breaker = &self.shared.breaker;
         match &outcome.result {
             Ok(_) | Err(HsmError::BadCiphertext { .. }) => breaker.note_success(),
-            Err(HsmError::Device { .. } | HsmError::Worker | HsmError::UnsafeIv | HsmError::Stalled) => {
+            Err(
+                HsmError::Device { .. }
+                | HsmError::Worker
+                | HsmError::Unverified
+                | HsmError::UnsafeIv
+                | HsmError::Stalled,
+            ) => {
                 if breaker.note_failure() {
                     self.shared.breaker_opened("it failed several times in a row");
                 }
@@ -407,6 +422,13 @@ impl Hsm for Token {
     fn encrypt<'a>(
         &'a self,
         key: &'a KeyMaterial,
+/// Work whose output is to verify: where it does not, the token has failed, and another may do better.
+pub(super) fn verified<T>(
+    work: impl Fn(&mut Lane, &KeyEntry) -> Result<Option<T>, HsmError> + Clone,
+) -> impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone {
+    move |lane, key| work(lane, key)?.ok_or(HsmError::Unverified)
+}
+
         plaintext: Plaintext,
         aad: Arc<[u8]>,
         terms: Terms,
@@ -423,9 +445,9 @@ impl Hsm for Token {
         aad: Arc<[u8]>,
         digest: Digest,
         terms: Terms,
-    ) -> HsmFuture<'a, Option<Checked>> {
+    ) -> HsmFuture<'a, Checked> {
         let deadline = terms.deadline;
-        let work = lane::encrypting_checked(plaintext, aad, digest, terms);
+        let work = verified(lane::encrypting_checked(plaintext, aad, digest, terms));
         Box::pin(
             async move { self.with_key(&key.locator, deadline, Trust::Any, work).await.with_decryption() },
         )

@@ -205,7 +205,7 @@ metrics! {
         "Listed keys that no token of the store is known to hold.";
     integrity_failures: IntCounterVec = "xks_integrity_failures_total", "ciphertexts", [STORE], None,
         "Ciphertexts that an Encrypt with an integrity value threw away because they did not decrypt to their plaintext. \
-         After the first the plaintext is encrypted anew; after the second the request fails.";
+         The plaintext is encrypted anew, by another token where the store has one; where that fails twice, so does the request.";
     unknown_key_versions: IntCounterVec = "xks_unknown_key_versions_total", "requests", [STORE], None,
         "Decrypts of ciphertexts whose metadata names a version that the external key does not have.";
     aws_sample_decrypts: IntCounterVec = "xks_aws_sample_decrypts_total", "requests", [STORE], None,

@@ -48,8 +48,6 @@ pub struct Trace {
     pub policy: Option<Arc<str>>,
     /// AWS's sample proxy made the ciphertext.
     pub is_aws_sample: bool,
-    /// Ciphertexts that were made and did not decrypt to the plaintext: none of them left.
-    pub integrity_failures: u32,
     /// What the HSM was asked and how long it took.
     pub hsm: CallReport,
 }

@@ -210,8 +210,8 @@ impl Drop for Record {
         if self.trace.is_aws_sample && outcome == "ok" {
             self.state.metrics.aws_sample_decrypts.with_label_values(&[store]).inc();
         }
-        if self.trace.integrity_failures > 0 {
-            let failures = u64::from(self.trace.integrity_failures);
+        if self.trace.hsm.unverified > 0 {
+            let failures = u64::from(self.trace.hsm.unverified);
             self.state.metrics.integrity_failures.with_label_values(&[store]).inc_by(failures);
         }
         self.state
@@ -264,7 +264,7 @@ impl Record {
             policy = self.trace.policy.as_deref(),
             key_version = self.trace.key_version,
             aws_sample = self.trace.is_aws_sample.then_some(true),
-            integrity_failures = Some(self.trace.integrity_failures).filter(|failures| *failures > 0),
+            integrity_failures = Some(hsm.unverified).filter(|failures| *failures > 0),
             token_serial = hsm.token_serial.as_deref(),
             hsm_calls = hsm.attempts,
             total_us = micros(total),

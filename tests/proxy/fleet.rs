@@ -11,7 +11,7 @@ use xks_harness::request::bytes_of;
 use xks_harness::token::{LABEL, PIN, SO_PIN};
 use xks_harness::{Faults, Function, Setup, SoftHsm};
 
-use crate::tokens::rig::{PLAINTEXT, RECOVERY, Rig, outcome, with_bad_tag};
+use crate::tokens::rig::{PLAINTEXT, RECOVERY, Rig, at_once, outcome, with_bad_tag};
 
 pub(crate) const SECOND: &str = "xks-second";
 const ONE_VALUE: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -550,4 +550,39 @@ async fn a_token_that_hangs_from_the_start_keeps_the_other_from_nothing() {
         }
         rig.faults.clear();
     }
+}
+
+/// What a token makes of one key does not decrypt, and its probes know nothing of it.
+#[tokio::test]
+async fn a_ciphertext_that_does_not_verify_on_one_token_is_made_by_the_other() {
+    let quiet = |text: &str| text.replace("health_probe_ms = 200", "health_probe_ms = 30000");
+    let setup = Setup {
+        token: quiet(&setup().token),
+        more: quiet(&setup().more),
+        timeouts: "answer_ms = 30000\nfirst_answer_ms = 30000".to_owned(),
+        ..setup()
+    };
+    let rig = Rig::start_with_faults(setup, same_keys(), "");
+    rig.proxy.wait_until_ready().await;
+    wait_until_both_serve(&rig).await;
+    let rule = format!("C_Encrypt corrupt=tag label=demo token={LABEL}");
+    rig.faults.set(&rule);
+    let is_left_out = || {
+        let message = "the token is asked no more until a probe succeeds";
+        rig.proxy.log_lines().iter().any(|line| line["message"] == message && line["token"] == "softhsm")
+    };
+    let until = Instant::now() + RECOVERY;
+    let mut requests = 0;
+    while requests == 0 || !is_left_out() {
+        assert!(Instant::now() < until, "{}", rig.last_lines());
+        let answers = at_once(rig.clients(50).await, async |_, mut client| {
+            outcome(&client.encrypt_with_integrity_value("demo").await)
+        });
+        for answer in answers.await {
+            assert_eq!(answer, (200, String::new()));
+        }
+        requests += 50;
+    }
+    let failures = rig.proxy.metric("xks_integrity_failures_total{store=\"main\"}").await;
+    assert_eq!(failures, rig.faults.fired(&rule) as f64, "each is counted");
 }

@@ -28,7 +28,7 @@ impl Failures {
             HsmError::DeadlinePassed | HsmError::TooLate | HsmError::KeyWithdrawn => 0,
             HsmError::Stalled => 1,
             HsmError::QueueFull | HsmError::TooManySearches => 2,
-            HsmError::Device { .. } | HsmError::Worker | HsmError::UnsafeIv => 3,
+            HsmError::Device { .. } | HsmError::Worker | HsmError::Unverified | HsmError::UnsafeIv => 3,
             HsmError::Unavailable(_) | HsmError::KeyUnproven => 4,
             HsmError::KeyDiffers | HsmError::KeyOfAnotherStore => 5,
             HsmError::KeyAmbiguous { .. } => 6,

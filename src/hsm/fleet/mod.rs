@@ -21,7 +21,7 @@ use super::hedge::{HedgeSettings, Hedging};
 use super::keys::KeyEntry;
 use super::lane::{self, Lane};
 use super::standing::{Standing, StoreId};
-use super::token::{Token, Trust};
+use super::token::{Token, Trust, verified};
 use super::{
     CallReport, CheckValue, Checked, Digest, HealthStatus, Hsm, HsmError, HsmFuture, KeyAttributes,
     KeyLocator, KeyMaterial, Outcome, Plaintext, Sealed, Terms, TokenHealth,
@@ -224,7 +224,10 @@ impl Fleet {
             }
             outcome.report.add(&so_far);
         }
-        token.note_outcome(&outcome);
+        // A store's single token is asked all the same: to leave it out for one key would be said in vain.
+        if self.members.len() > 1 || !matches!(outcome.result, Err(HsmError::Unverified)) {
+            token.note_outcome(&outcome);
+        }
         let is_late = matches!(outcome.result, Err(HsmError::DeadlinePassed));
         if is_late && self.members.len() > 1 && token.is_silent_since(since) {
             token.suspect("it brings no call back");
@@ -346,9 +349,10 @@ impl Hsm for Fleet {
         aad: Arc<[u8]>,
         digest: Digest,
         terms: Terms,
-    ) -> HsmFuture<'a, Option<Checked>> {
+    ) -> HsmFuture<'a, Checked> {
         let deadline = terms.deadline;
-        let work = proven(self.members.len(), lane::encrypting_checked(plaintext, aad, digest, terms));
+        let work = verified(lane::encrypting_checked(plaintext, aad, digest, terms));
+        let work = proven(self.members.len(), work);
         Box::pin(async move { self.run(key, deadline, work).await.with_decryption() })
     }
 

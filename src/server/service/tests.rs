@@ -58,7 +58,7 @@ impl Hsm for Panics {
         _: Arc<[u8]>,
         _: Digest,
         _: Terms,
-    ) -> HsmFuture<'a, Option<Checked>> {
+    ) -> HsmFuture<'a, Checked> {
         panic!("hunter2")
     }
 
