@@ -161,7 +161,29 @@ fn fingerprint(iv: &[u8]) -> u64 {
 #[derive(Clone)]
 enum Found {
     One(Arc<KeyEntry>),
-    Many(usize),
+    Many(Arc<Ambiguity>),
+}
+
+impl Found {
+    fn several(count: usize) -> Self {
+        Self::Many(Arc::new(Ambiguity { count, is_doubted: AtomicBool::new(false) }))
+    }
+
+    /// Whether only a search can tell what answers now.
+    fn is_doubted(&self) -> bool {
+        match self {
+            Self::One(entry) => &entry.is_gone,
+            Self::Many(several) => &several.is_doubted,
+        }
+        .load(Ordering::Relaxed)
+    }
+}
+
+/// Several keys that answer to one locator.
+struct Ambiguity {
+    count: usize,
+    /// All but one may be gone by now.
+    is_doubted: AtomicBool,
 }
 
 /// The index. Reading it waits for nobody; the token's keeper alone writes.
@@ -182,12 +204,27 @@ impl KeyIndex {
     /// The key that answers to `locator`, `None` where the index knows none of this epoch.
     pub(super) fn find(&self, locator: &KeyLocator, epoch: Epoch) -> Option<Result<Arc<KeyEntry>, HsmError>> {
         match self.found.load().get(locator)? {
-            Found::One(entry) if entry.epoch == epoch && !entry.is_gone.load(Ordering::Relaxed) => {
-                Some(Ok(Arc::clone(entry)))
-            }
-            Found::One(_) => None,
+            doubted if doubted.is_doubted() => None,
+            Found::One(entry) => (entry.epoch == epoch).then(|| Ok(Arc::clone(entry))),
             // SPEC(URI-KEYID-005): an id MUST identify one key without ambiguity.
-            Found::Many(count) => Some(Err(HsmError::KeyAmbiguous { count: *count })),
+            Found::Many(several) => Some(Err(HsmError::KeyAmbiguous { count: several.count })),
+        }
+    }
+
+    /// Whether the index knew what answers to `locator`, and only a search can tell what does now.
+    pub(super) fn is_doubted(&self, locator: &KeyLocator) -> bool {
+        self.found.load().get(locator).is_some_and(Found::is_doubted)
+    }
+
+    /// Whatever answers to `locator` is searched anew before it is used.
+    pub(super) fn doubt(&self, locator: &KeyLocator) {
+        match self.found.load().get(locator) {
+            Some(Found::One(entry)) => self.forget(entry),
+            Some(Found::Many(several)) => {
+                several.is_doubted.store(true, Ordering::Relaxed);
+                self.generation.fetch_add(1, Ordering::AcqRel);
+            }
+            None => {}
         }
     }
 
@@ -264,7 +301,7 @@ impl KeyIndex {
                 let twin = self.twin(object, epoch);
                 Found::One(twin.unwrap_or_else(|| Arc::new(KeyEntry::new(object, epoch))))
             }
-            several => Found::Many(several.len()),
+            several => Found::several(several.len()),
         };
         self.found.rcu(|index| {
             if !self.may_write(epoch) {
@@ -277,7 +314,7 @@ impl KeyIndex {
         self.generation.fetch_add(1, Ordering::AcqRel);
         match found {
             Found::One(entry) => Ok(entry),
-            Found::Many(count) => Err(SearchFault::Key(HsmError::KeyAmbiguous { count })),
+            Found::Many(several) => Err(SearchFault::Key(HsmError::KeyAmbiguous { count: several.count })),
         }
     }
 }
@@ -333,8 +370,8 @@ impl Enumeration {
                     .entry(locator)
                     .and_modify(|found| {
                         *found = match found {
-                            Found::One(_) => Found::Many(2),
-                            Found::Many(count) => Found::Many(*count + 1),
+                            Found::One(_) => Found::several(2),
+                            Found::Many(several) => Found::several(several.count + 1),
                         }
                     })
                     .or_insert_with(|| Found::One(Arc::clone(&entry)));
@@ -505,7 +542,7 @@ mod tests {
 
     fn enumeration(epoch: u64, label: &str) -> Enumeration {
         let locator = KeyLocator::Label(label.into());
-        let found = HashMap::from([(locator, Found::Many(2))]);
+        let found = HashMap::from([(locator, Found::several(2))]);
         Enumeration { epoch: Epoch(epoch), started_at: clock::now(), handles: Vec::new().into_iter(), found }
     }
 

@@ -218,12 +218,18 @@ impl Token {
 
     /// Whatever is known of a key is no longer believed: it is searched when it is next asked for.
     pub(super) fn doubt(&self, locator: &KeyLocator) {
+        self.shared.keys.doubt(locator);
+    }
+
+    /// Whether it was doubted, and nobody has asked for it since.
+    pub(super) fn is_doubted(&self, locator: &KeyLocator) -> bool {
+        self.shared.keys.is_doubted(locator)
+    }
+
+    /// What the index says of a key; `None` where it knows none, or none that is believed.
+    pub(super) fn indexed(&self, locator: &KeyLocator) -> Option<Result<Arc<KeyEntry>, HsmError>> {
         let connection = self.shared.connection.load();
-        let found =
-            connection.as_ref().and_then(|connection| self.shared.keys.find(locator, connection.epoch));
-        if let Some(Ok(entry)) = found {
-            self.shared.keys.forget(&entry);
-        }
+        self.shared.keys.find(locator, connection.as_ref()?.epoch)
     }
 
     /// Has all keys listed anew, soon.
@@ -306,9 +312,7 @@ impl Token {
 
     /// Whether a key has proven to a store to be the one meant; `None` where the index knows none.
     pub(super) fn standing(&self, store: StoreId, key: &KeyMaterial) -> Option<Standing> {
-        let connection = self.shared.connection.load();
-        let found = self.shared.keys.find(&key.locator, connection.as_ref()?.epoch)?;
-        found.ok().map(|entry| entry.standing(store, key))
+        self.indexed(&key.locator)?.ok().map(|entry| entry.standing(store, key))
     }
 
     /// Which state of the index it is; `None` while there is no connection, or its keys have not all been listed.
@@ -418,10 +422,6 @@ impl Token {
     }
 }
 
-impl Hsm for Token {
-    fn encrypt<'a>(
-        &'a self,
-        key: &'a KeyMaterial,
 /// Work whose output is to verify: where it does not, the token has failed, and another may do better.
 pub(super) fn verified<T>(
     work: impl Fn(&mut Lane, &KeyEntry) -> Result<Option<T>, HsmError> + Clone,
@@ -429,6 +429,10 @@ pub(super) fn verified<T>(
     move |lane, key| work(lane, key)?.ok_or(HsmError::Unverified)
 }
 
+impl Hsm for Token {
+    fn encrypt<'a>(
+        &'a self,
+        key: &'a KeyMaterial,
         plaintext: Plaintext,
         aad: Arc<[u8]>,
         terms: Terms,

@@ -106,7 +106,8 @@ const MEANING: Label = known(
         "fault",
     ],
 );
-const KEY_FAULT: Label = known("reason", &["missing", "differs", "of_another_store", "unprovable"]);
+const KEY_FAULT: Label =
+    known("reason", &["missing", "ambiguous", "differs", "of_another_store", "unprovable"]);
 const ASKED_SECOND: Label = known("reason", &["failed", "hung", "hedge"]);
 const RETRIED: Label = known("reason", &["session_lost", "doubtful_tag"]);
 const SEARCH: Label = known("outcome", &["found", "missed", "failed", "refused", "remembered_miss"]);

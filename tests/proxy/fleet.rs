@@ -586,3 +586,25 @@ async fn a_ciphertext_that_does_not_verify_on_one_token_is_made_by_the_other() {
     let failures = rig.proxy.metric("xks_integrity_failures_total{store=\"main\"}").await;
     assert_eq!(failures, rig.faults.fired(&rule) as f64, "each is counted");
 }
+
+/// Several keys of one name are not a key that is missing.
+#[tokio::test]
+async fn a_name_that_several_keys_of_one_token_have_is_that_tokens_fault() {
+    let token = same_keys();
+    token.tool(&["generate", "--token", SECOND, "--label", "demo", "--id", "02", "--duplicate"]);
+    let rig = start(token).await;
+    wait_for_fleet(&rig, ["ACTIVE", "DEGRADED"]).await;
+    let out = |reason: &str, count: u8| {
+        format!("xks_token_keys_out{{reason=\"{reason}\",token=\"second\"}} {count}\n")
+    };
+    rig.proxy.wait_for("/metrics", |_, text| text.contains(&out("ambiguous", 1))).await;
+    let mut client = rig.client().await;
+    for _ in 0..10 {
+        client.encrypt("demo").await.ok();
+    }
+    let lacks = "the token lacks a key that another token of the store has";
+    assert!(rig.proxy.log_lines().iter().all(|line| line["message"] != lacks));
+    rig.proxy.token.tool(&["destroy", "--token", SECOND, "--label", "demo", "--id", "02"]);
+    wait_until_both_serve(&rig).await;
+    rig.proxy.wait_for("/metrics", |_, text| text.contains(&out("ambiguous", 0))).await;
+}

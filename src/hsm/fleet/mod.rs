@@ -258,7 +258,9 @@ impl Fleet {
         for (member, error) in failures.iter() {
             match error {
                 HsmError::KeyNotFound => self.note_fault(*member, key, KeyFault::Missing),
-                // It is asked no more until a probe succeeds.
+                HsmError::KeyAmbiguous { .. } => self.note_fault(*member, key, KeyFault::Ambiguous),
+                // It is asked no more until a probe succeeds. Probes have a key of their own: of this one it is no judge until
+                // it has decrypted the check value again.
                 HsmError::BadCiphertext { .. } => {
                     self.members[*member].suspect("it refused a good ciphertext");
                 }
@@ -411,8 +413,8 @@ impl Hsm for Fleet {
             let count = faults.keys().filter(|(of, _)| *of == member).count();
             if count > 0 && health.status == Some(HealthStatus::Active) {
                 health.status = Some(HealthStatus::Degraded);
-                health.reason =
-                    Some(format!("{count} keys are missing or are other keys than they should be").into());
+                let reason = format!("{count} keys are missing, ambiguous or other keys than they should be");
+                health.reason = Some(reason.into());
             }
         }
         all

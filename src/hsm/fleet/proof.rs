@@ -41,6 +41,8 @@ async fn is_surely_of(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyFault {
     Missing,
+    /// Several keys answer to its name.
+    Ambiguous,
     Differs,
     OfAnotherStore,
     /// There is something to compare it with, but it may not decrypt.
@@ -48,11 +50,13 @@ pub(super) enum KeyFault {
 }
 
 impl KeyFault {
-    const ALL: [Self; 4] = [Self::Missing, Self::Differs, Self::OfAnotherStore, Self::Unprovable];
+    const ALL: [Self; 5] =
+        [Self::Missing, Self::Ambiguous, Self::Differs, Self::OfAnotherStore, Self::Unprovable];
 
     const fn label(self) -> &'static str {
         match self {
             Self::Missing => "missing",
+            Self::Ambiguous => "ambiguous",
             Self::Differs => "differs",
             Self::OfAnotherStore => "of_another_store",
             Self::Unprovable => "unprovable",
@@ -295,6 +299,10 @@ impl Fleet {
                 KeyFault::Missing => {
                     tracing::error!(%token, %locator, "the token lacks a key that another token of the store has");
                 }
+                KeyFault::Ambiguous => tracing::error!(
+                    %token, %locator,
+                    "several keys of the token answer to the name of a key: none is used until one is left"
+                ),
                 KeyFault::OfAnotherStore => tracing::error!(
                     %token, %locator,
                     "another store uses this key under another of its names: it is not used here"
@@ -313,13 +321,28 @@ impl Fleet {
         }
     }
 
+    /// A member lacks a key, which is its fault where another has it.
+    fn note_lack(&self, member: usize, key: &KeyMaterial) {
+        if self.members.iter().any(|other| other.standing(self.id, key).is_some()) {
+            self.note_fault(member, key, KeyFault::Missing);
+        }
+    }
+
     fn forget_fault(&self, member: usize, key: &KeyMaterial) {
-        let mut faults = lock(&self.faults);
-        if faults.remove(&(member, key.locator.clone())).is_some() {
-            self.count_faults(member, &faults);
+        if self.drop_fault(member, key) {
             let (token, locator) = (self.members[member].name(), &key.locator);
             tracing::info!(%token, %locator, "the token has the key again");
         }
+    }
+
+    /// Whether there was one.
+    fn drop_fault(&self, member: usize, key: &KeyMaterial) -> bool {
+        let mut faults = lock(&self.faults);
+        let was_at_fault = faults.remove(&(member, key.locator.clone())).is_some();
+        if was_at_fault {
+            self.count_faults(member, &faults);
+        }
+        was_at_fault
     }
 
     fn count_faults(&self, member: usize, faults: &HashMap<(usize, KeyLocator), KeyFault>) {
@@ -344,8 +367,15 @@ impl Fleet {
                     self.forget_fault(member, key);
                     has_one_back = true;
                 }
-                Err(HsmError::KeyNotFound) if known.is_some() => {
+                Err(HsmError::KeyNotFound) if known.is_some() && self.members.len() > 1 => {
                     self.note_fault(member, key, KeyFault::Missing);
+                }
+                // On a store's single token it is only absent.
+                Err(HsmError::KeyNotFound) => {
+                    self.drop_fault(member, key);
+                }
+                Err(HsmError::KeyAmbiguous { .. }) if known.is_some() => {
+                    self.note_fault(member, key, KeyFault::Ambiguous);
                 }
                 Err(HsmError::DeadlinePassed | HsmError::Stalled | HsmError::Unavailable(_)) => return,
                 Err(_) => {}
@@ -430,10 +460,12 @@ impl Fleet {
                     self.prove(member, key, deadline).await
                 }
             };
-            match token.standing(self.id, key) {
-                Some(Standing::Refused) if !is_anew => {}
+            match token.indexed(&key.locator) {
+                Some(Ok(entry)) if !is_anew && entry.standing(self.id, key) == Standing::Refused => {}
+                Some(Err(_)) => self.note_fault(member, key, KeyFault::Ambiguous),
+                None if !token.is_doubted(&key.locator) => self.note_lack(member, key),
                 // One that is proven may have been so for another store, under another name.
-                Some(_) => match proof.await {
+                Some(Ok(_)) | None => match proof.await {
                     Ok(()) => self.forget_fault(member, key),
                     Err(
                         HsmError::KeyDiffers | HsmError::KeyOfAnotherStore | HsmError::KeyNotPermitted { .. },
@@ -442,14 +474,10 @@ impl Fleet {
                         // The token's fault, which the next key would meet too while other tokens wait for theirs.
                         return false;
                     }
+                    Err(HsmError::KeyNotFound) => self.note_lack(member, key),
+                    Err(HsmError::KeyAmbiguous { .. }) => self.note_fault(member, key, KeyFault::Ambiguous),
                     Err(_) => is_settled = false,
                 },
-                None => {
-                    let has_another = |other: &Arc<Token>| other.standing(self.id, key).is_some();
-                    if self.members.iter().any(has_another) {
-                        self.note_fault(member, key, KeyFault::Missing);
-                    }
-                }
             }
         }
         is_settled

@@ -239,6 +239,23 @@ async fn keys_of_one_label_are_refused_until_one_is_left() {
     client.assert_decrypts("demo", &encrypted).await;
 }
 
+/// Whoever removes the wrong one need not wait until all keys are listed anew, which is five minutes here.
+#[tokio::test]
+async fn a_key_that_is_the_only_one_of_its_label_again_serves_at_once() {
+    let token = SoftHsm::with_keys();
+    token.generate("demo", &["--id", "02", "--duplicate"]);
+    let rig = Rig::start_on(quick_attributes(), token).await;
+    let mut client = rig.client().await;
+    let out = |count: u8| format!("xks_token_keys_out{{reason=\"ambiguous\",token=\"softhsm\"}} {count}\n");
+    rig.proxy.wait_for("/metrics", |_, text| text.contains(&out(1))).await;
+    rig.wait_for_health("DEGRADED").await;
+    assert!(is(&client.encrypt("demo").await, STATE));
+    rig.proxy.token.tool(&["destroy", "--label", "demo", "--id", "02"]);
+    wait_for(&mut client, async |client| client.encrypt("demo").await, OK, &[STATE]).await;
+    rig.proxy.wait_for("/metrics", |_, text| text.contains(&out(0))).await;
+    rig.wait_for_health("ACTIVE").await;
+}
+
 #[tokio::test]
 async fn keys_of_one_label_that_a_search_finds_are_refused_too_and_logged() {
     let rig = Rig::start(slow()).await;
