@@ -468,10 +468,23 @@ async fn a_verdict_on_a_ciphertext_that_one_token_is_unsure_of_is_confirmed_by_t
     let rig = start_both().await;
     let mut client = rig.client().await;
     let encrypted = client.encrypt("demo").await.ok();
-    rig.faults.set(&format!("C_Decrypt fail=CKR_GENERAL_ERROR token={LABEL} label=demo"));
+    let refuses = format!("C_Decrypt fail=CKR_GENERAL_ERROR token={LABEL} label=demo");
+    rig.faults.set(&refuses);
     for _ in 0..10 {
         client.assert_decrypts("demo", &encrypted).await;
     }
+    // It was found out, and is no judge of this key when it is alone, though its probes succeed.
+    let differs = "xks_token_keys_out{reason=\"differs\",token=\"softhsm\"} 1\n";
+    rig.proxy.wait_for("/metrics", |_, text| text.contains(differs)).await;
+    rig.faults.set(&format!("{refuses}\n* remove_token token={SECOND}"));
+    wait_for_fleet(&rig, ["DEGRADED", "UNAVAILABLE"]).await;
+    for _ in 0..20 {
+        let answer = client.decrypt("demo", &encrypted).await;
+        assert_ne!(outcome(&answer).1, "InvalidCiphertextException");
+        assert_ne!(answer.status, 200);
+    }
+    rig.faults.clear();
+    wait_until_both_serve(&rig).await;
     let bad = with_bad_tag(&encrypted);
     for rule in ["", "C_Decrypt bad_tag=CKR_GENERAL_ERROR"] {
         rig.faults.set(rule);

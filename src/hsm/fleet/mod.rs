@@ -263,6 +263,7 @@ impl Fleet {
                 // it has decrypted the check value again.
                 HsmError::BadCiphertext { .. } => {
                     self.members[*member].suspect("it refused a good ciphertext");
+                    self.members[*member].doubt(&key.locator);
                 }
                 _ => {}
             }
