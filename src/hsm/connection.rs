@@ -1,7 +1,7 @@
 //! One login to one token: found by label, serial number or slot id.
 
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
@@ -60,12 +60,26 @@ pub(super) struct Connection {
     pub(super) iv_source: IvSource,
     /// What tells a bad tag from a broken token; there once the first probe has ended.
     pub(super) known_good: ArcSwapOption<KnownGood>,
+    /// It has ended, or its login has: from here on another login may give its handles another meaning.
+    has_ended: AtomicBool,
     /// Why it ended, once it has: a lost token took its sessions along, otherwise they are still to be closed.
     pub(super) lost: OnceLock<Meaning>,
     /// The probe has shown that what the token encrypts does not decrypt: none of it may leave.
     pub(super) encrypts_wrongly: AtomicBool,
     /// The probe has shown that what it decrypts is not what was encrypted: no plaintext may leave either.
     pub(super) decrypts_wrongly: AtomicBool,
+}
+
+impl Connection {
+    /// Said before there is another login.
+    pub(super) fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+    }
+
+    /// What its handles were used for since it was asked last may have been done with other keys.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
 }
 
 /// A ciphertext of the health key that decrypts, as it has been seen to.
@@ -76,12 +90,14 @@ pub(super) struct KnownGood {
 
 /// Finds the token and logs in, where the PIN may be tried.
 ///
-/// The session that comes along is the one that logged in; the login lasts while any session is open.
+/// The session that comes along is the one that logged in; the login lasts while any session is open. `on_new_login` is called
+/// where no login was there: before there is one, if the token says so, or else once it has taken the PIN.
 pub(super) fn connect(
     settings: &TokenSettings,
     module: Arc<dyn Module>,
     epoch: Epoch,
     pin_guard: &PinGuard,
+    on_new_login: impl Fn(),
 ) -> Result<(Connection, Box<dyn Session>), ConnectionFault> {
     let door = Arc::clone(&module);
     let being_initialised = || ModuleFault::BeingInitialised(settings.module.clone());
@@ -92,7 +108,7 @@ pub(super) fn connect(
     }
     let session = module.open_session(slot, Access::ReadWrite);
     let session = session.map_err(|code| call_fault("C_OpenSession", code))?;
-    log_in(settings, pin_guard, (&*module, slot), &token, &*session)?;
+    log_in(settings, pin_guard, (&*module, slot), &token, &*session, on_new_login)?;
     let identity = Arc::new(token.identity);
     let profile = settings.profile.unwrap_or_else(|| Profile::of_manufacturer(&identity.manufacturer));
     let connection = Connection {
@@ -104,6 +120,7 @@ pub(super) fn connect(
         profile,
         iv_source: settings.iv_source.unwrap_or(profile.iv_source.value),
         known_good: ArcSwapOption::empty(),
+        has_ended: AtomicBool::new(false),
         lost: OnceLock::new(),
         encrypts_wrongly: AtomicBool::new(false),
         decrypts_wrongly: AtomicBool::new(false),
@@ -143,6 +160,7 @@ fn log_in(
     (module, slot): (&dyn Module, Slot),
     token: &TokenInfo,
     session: &dyn Session,
+    on_new_login: impl Fn(),
 ) -> Result<(), ConnectionFault> {
     let Some(source) = &settings.pin else {
         return if token.needs_login { Err(ConnectionFault::PinNeeded) } else { Ok(()) };
@@ -154,8 +172,12 @@ fn log_in(
         now.as_ref().unwrap_or(token).pin_flag(settings.user_type)
     };
     let attempt = pin_guard.permit(settings, &token.identity.serial, &pin, flag)?;
+    if !session.is_logged_in() {
+        on_new_login();
+    }
     match session.log_in(settings.user_type, &pin) {
         Ok(()) => {
+            on_new_login();
             attempt.accepted();
             Ok(())
         }

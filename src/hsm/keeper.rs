@@ -58,7 +58,9 @@ pub(super) fn run(shared: &Shared, term: Term, modules: &Modules, messages: &flu
         recovery.begin(in_process.flatten());
         shared.probe.enter(term);
         let connected = load(shared, modules).and_then(|module| {
-            connect(&shared.login_settings(), module, shared.next_epoch(), &modules.pin_guard)
+            // A connection is in place where one of two keepers was stuck: it is of the login before.
+            let on_new_login = || shared.lose_current(Meaning::LoginLost);
+            connect(&shared.login_settings(), module, shared.next_epoch(), &modules.pin_guard, on_new_login)
         });
         if !shared.probe.is_current(term) {
             return;

@@ -135,9 +135,11 @@ impl Lane {
         }
     }
 
-    /// A handle of another login means nothing here: the key is looked up anew.
+    /// A handle of another login means nothing here: the key is looked up anew. Asked before a handle is used, and after: a
+    /// call takes its time, and another login may have given the handle to another key meanwhile.
     fn require_epoch(&self, key: &KeyEntry) -> Result<(), HsmError> {
-        if key.epoch == self.connection.epoch { Ok(()) } else { Err(HsmError::KeyNotFound) }
+        let is_current = key.epoch == self.connection.epoch && !self.connection.has_ended();
+        if is_current { Ok(()) } else { Err(HsmError::KeyNotFound) }
     }
 
     /// Encrypts under a fresh IV; a lost session is replaced and the encryption done anew, under another IV.
@@ -163,7 +165,9 @@ impl Lane {
             lane.metrics.encrypted(started.elapsed());
             Ok(sealed)
         });
-        let sealed = sealed.map_err(|failure| self.error(failure))?;
+        let sealed = sealed.map_err(|failure| self.error(failure));
+        self.require_epoch(key)?;
+        let sealed = sealed?;
         // SPEC(ENC-IV-001): MUST be 12 or 16 bytes. INVARIANT of the product: no ciphertext leaves under an IV that is zero or was drawn just now.
         if self.ivs.accepts(&sealed.iv) { Ok(sealed) } else { Err(HsmError::UnsafeIv) }
     }
@@ -188,11 +192,16 @@ impl Lane {
             outcome = self.try_decrypt(key, sealed, aad);
         }
         let verdict = self.verdict(&outcome);
-        outcome.map_err(|failure| match verdict {
+        let plaintext = outcome.map_err(|failure| match verdict {
             Verdict::BadTag => HsmError::BadCiphertext { is_certain: true },
             Verdict::Open if token_works => HsmError::BadCiphertext { is_certain: false },
             Verdict::Open | Verdict::None => self.error(failure),
-        })
+        });
+        // A tag that fits shows the key, and one that does not may be another key's.
+        if plaintext.is_err() {
+            self.require_epoch(key)?;
+        }
+        plaintext
     }
 
     /// What a decryption says of the ciphertext: only C_Decrypt has seen it.
@@ -225,7 +234,9 @@ impl Lane {
         let attributes = self.with_session(|_, session| {
             keys::read_attributes(session, key).map_err(|code| ("C_GetAttributeValue", code))
         });
-        attributes.map_err(|failure| self.error(failure))?.ok_or(HsmError::KeyNotFound)
+        let attributes = attributes.map_err(|failure| self.error(failure));
+        self.require_epoch(key)?;
+        attributes?.ok_or(HsmError::KeyNotFound)
     }
 
     /// A known-good ciphertext of the health key decrypts on this session. Without one there is no proof, and a fault
@@ -248,6 +259,10 @@ impl Lane {
             Err((_, code)) if ckr::meaning(code) == Meaning::SessionLost => {
                 self.metrics.failed(Meaning::SessionLost.label());
                 self.give_session_up(code);
+                // What was to be done with handles of another login is not begun on a session of this one.
+                if self.connection.has_ended() {
+                    return first;
+                }
                 self.metrics.retried("session_lost");
                 self.with_open_session(&mut work)
             }

@@ -74,7 +74,8 @@ impl KeyManager {
     pub fn connect(settings: &TokenSettings, modules: &Modules) -> Result<Self, ManageFault> {
         let module = modules.load(&settings.module).map_err(ConnectionFault::from)?;
         let in_process = Arc::new(Arc::clone(&module));
-        let (connection, login) = connection::connect(settings, in_process, Epoch(0), &modules.pin_guard)?;
+        let (connection, login) =
+            connection::connect(settings, in_process, Epoch(0), &modules.pin_guard, || {})?;
         let session = OpenSession::open(&module, connection.slot, true);
         let session = session.map_err(|error| call_fault("C_OpenSession", &error))?;
         Ok(Self { session, _login: login })

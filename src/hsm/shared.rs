@@ -89,6 +89,7 @@ impl Shared {
         self.board.begin_anew();
         connection.module.begin_serving();
         if let Some(replaced) = self.connection.swap(Some(Arc::clone(connection))) {
+            replaced.end();
             replaced.module.end_serving();
         }
         self.metrics.connected.set(1);
@@ -105,6 +106,7 @@ impl Shared {
 
     /// The connection has ended, unless another has taken its place meanwhile.
     pub(super) fn disconnect(&self, ended: &Arc<Connection>) -> bool {
+        ended.end();
         let before = self
             .connection
             .rcu(|current| current.as_ref().filter(|current| !Arc::ptr_eq(current, ended)).map(Arc::clone));
@@ -134,14 +136,14 @@ impl Shared {
     /// Ends the helper, if there is one: whatever is left of the connection goes with it.
     pub(super) fn end_helper(&self) {
         if self.helper.as_ref().is_some_and(HelperPlace::kill) {
-            self.lose_current();
+            self.lose_current(Meaning::TokenLost);
         }
     }
 
-    /// The process in which the connection was is gone.
-    pub(super) fn lose_current(&self) {
+    /// Whichever connection is in place is lost: the process is gone that it was in, or its login is.
+    pub(super) fn lose_current(&self, meaning: Meaning) {
         if let Some(connection) = self.connection.load_full() {
-            self.lose(connection.epoch, Meaning::TokenLost);
+            self.lose(connection.epoch, meaning);
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use super::ckr::Meaning;
 use super::isolation::HelperPlace;
 use super::keeper::{self, Message};
 use super::module::Modules;
@@ -134,7 +135,7 @@ impl Crew {
         let settings = &self.shared.settings;
         if let Some(status) = helper.ended() {
             tracing::error!(token = %settings.name, %status, "the helper process of the token has ended");
-            self.shared.lose_current();
+            self.shared.lose_current(Meaning::TokenLost);
             return;
         }
         let Some(started_at) = helper.started_at() else { return };

@@ -13,6 +13,7 @@ mod iv_sources;
 mod ivs;
 mod keys;
 mod many_keys;
+mod overtaken;
 mod pins;
 mod reinitialisation;
 mod searches;

@@ -237,7 +237,7 @@ fn look(
     on_step("logging in");
     // The one login: a PIN that is refused here is not given again.
     let in_process = Arc::new(Arc::clone(&module));
-    let connected = connection::connect(settings, in_process, Epoch(1), &modules.pin_guard);
+    let connected = connection::connect(settings, in_process, Epoch(1), &modules.pin_guard, || {});
     let (connection, session) = connected.map_err(|fault| fault.to_string())?;
     found.profile = Some(profile(settings, &connection));
     on_step(keys::STEP);

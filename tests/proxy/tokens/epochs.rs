@@ -8,12 +8,12 @@ use xks_harness::{Function, Setup, SoftHsm};
 use super::aes_gcm::{KEY, hex, open};
 use super::rig::{AAD, PLAINTEXT, Rig, at_once, is_internal, outcome};
 
-fn setup(sessions: usize, intervals: &str) -> Setup {
+pub(super) fn setup(sessions: usize, intervals: &str) -> Setup {
     Setup { token: format!("sessions = {sessions}\nintervals = {{ {intervals} }}"), ..Setup::default() }
 }
 
 /// A token whose key `demo` has a value that the test knows.
-fn token_with_known_key() -> SoftHsm {
+pub(super) fn token_with_known_key() -> SoftHsm {
     let token = SoftHsm::empty();
     token.tool(&["import", "--label", "demo", "--value", &hex(&KEY)]);
     token.generate("demo-2", &[]);
