@@ -36,6 +36,11 @@ impl Breaker {
         self.is_open.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether as many requests in a row as open it were the last ones to end, be it open or not.
+    pub(super) fn fails(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= MAX_FAILURES
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Acquire)
     }
@@ -54,8 +59,10 @@ mod tests {
         }
         let opened: Vec<_> = (0..2 * MAX_FAILURES).map(|_| breaker.note_failure()).collect();
         assert_eq!(opened.iter().filter(|opened| **opened).count(), 1, "told once");
+        assert!(breaker.fails());
         breaker.note_success();
         assert!(breaker.is_open(), "a straggler does not close it");
+        assert!(!breaker.fails(), "though it was served");
         assert!(breaker.close() && !breaker.is_open() && !breaker.close());
     }
 }

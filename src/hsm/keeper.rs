@@ -128,6 +128,9 @@ struct Stopped;
 fn wait(shared: &Shared, messages: &flume::Receiver<Message>, pause: Duration) -> Result<(), Stopped> {
     let until = clock::now() + pause;
     loop {
+        if shared.is_let_go() {
+            return Err(Stopped);
+        }
         match messages.recv_deadline(until) {
             Ok(Message::Search(locator)) => shared.searches.end(&locator, &Err(shared.unavailable())),
             Ok(Message::Wake | Message::Reindex | Message::Probe) => {}

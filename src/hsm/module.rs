@@ -115,9 +115,9 @@ impl OwnModule {
         initialise(&self.pkcs11, &self.path)
     }
 
-    /// Whether a token of the module serves.
-    pub(super) fn serves(&self) -> bool {
-        self.serving.load(Ordering::Acquire) > 0
+    /// Tokens of the module that serve.
+    pub(super) fn serving(&self) -> usize {
+        self.serving.load(Ordering::Acquire)
     }
 
     /// A token serves: the pauses between initialisations begin anew. How long another that is lost leaves it in peace is

@@ -105,7 +105,9 @@ impl Recovery {
         if !self.is_wanted(shared) {
             return;
         }
-        let others_serve = module.serves();
+        // What a keeper that was stuck has left in place is the token's own connection, and no other: it counts while it serves.
+        let is_left_over = shared.connection.load().is_some() && !shared.is_serving(PATIENCE_WITH_OTHERS);
+        let others_serve = module.serving() > usize::from(is_left_over);
         if others_serve && !self.loss.is_worth_others(clock::now()) {
             return;
         }

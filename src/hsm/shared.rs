@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -117,6 +118,24 @@ impl Shared {
             self.set_unavailable("the connection to the token was lost; connecting anew");
         }
         has_ended
+    }
+
+    /// The token is let go of. A keeper that comes back from the module only now finds its connection lost.
+    pub(super) fn let_go(&self) {
+        self.lost_epoch.store(u64::MAX, Ordering::Release);
+        if let Some(current) = self.connection.load_full() {
+            self.disconnect(&current);
+        }
+    }
+
+    pub(super) fn is_let_go(&self) -> bool {
+        self.is_lost(Epoch(u64::MAX))
+    }
+
+    /// Whether requests come back from the connection that is in place: neither did the last few fail one after the other, nor
+    /// was none served for `patience`.
+    pub(super) fn is_serving(&self, patience: Duration) -> bool {
+        self.connection.load().is_some() && !self.breaker.fails() && self.board.has_served_within(patience)
     }
 
     /// A worker found the connection of `epoch` lost.

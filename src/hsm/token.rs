@@ -122,6 +122,9 @@ impl Token {
             if has_session {
                 shared.board.note_job(ended_at - started_at);
             }
+            if matches!(result, Ok(_) | Err(HsmError::BadCiphertext { .. })) {
+                shared.board.note_served();
+            }
             if result.is_ok() && !deadline.has_passed() {
                 shared.pace.note(ended_at - started_at);
             }
@@ -415,6 +418,8 @@ impl Token {
         }
         let _ = self.shared.messages.send_deadline(Message::Stop, until);
         let have_ended = self.threads.wait(until.saturating_duration_since(clock::now()));
+        // Only now: what was queued has been done. From here on its module serves one token less.
+        self.shared.let_go();
         let Some(helper) = &self.shared.helper else { return have_ended };
         // Whatever is stuck in a helper comes back when that ends.
         helper.kill();

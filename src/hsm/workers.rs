@@ -41,6 +41,8 @@ pub(super) struct Board {
     places: Box<[Place]>,
     /// Nanoseconds since `base` when a job last came to its end.
     last_end: AtomicU64,
+    /// The same of one that the token has served.
+    last_served: AtomicU64,
     /// How long a job takes on a session, in nanoseconds: a moving mean. 0 before the first.
     mean_nanos: AtomicU64,
 }
@@ -69,6 +71,7 @@ impl Board {
             sessions,
             places,
             last_end: AtomicU64::new(0),
+            last_served: AtomicU64::new(0),
             mean_nanos: AtomicU64::new(0),
         }
     }
@@ -162,6 +165,17 @@ impl Board {
     pub(super) fn is_silent_since(&self, since: Instant) -> bool {
         let last_end = Duration::from_nanos(self.last_end.load(Ordering::Relaxed));
         self.base + last_end < since
+    }
+
+    /// The token has done what it was asked.
+    pub(super) fn note_served(&self) {
+        self.last_served.store(self.nanos_now(), Ordering::Relaxed);
+    }
+
+    /// Whether it has, since so long ago.
+    pub(super) fn has_served_within(&self, time: Duration) -> bool {
+        let last_served = self.last_served.load(Ordering::Relaxed);
+        last_served != 0 && self.base.elapsed().saturating_sub(Duration::from_nanos(last_served)) <= time
     }
 
     /// A job has been on a session for so long. One of those that end at the same moment may be forgotten: it is a mean.

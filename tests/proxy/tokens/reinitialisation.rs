@@ -11,6 +11,8 @@ use xks_harness::{Faults, Function, Setup, SoftHsm};
 use super::rig::{RECOVERY, Rig, is_internal};
 
 const SECOND: &str = "xks-second";
+/// Its name in the configuration.
+const SECOND_NAME: &str = "second";
 /// The profile says that its module must be initialised anew; where its IVs come from has nothing to do with it.
 const LUNA: &str =
     "profile = \"luna\"\niv_source = \"os\"\nsessions = 2\nintervals = { health_probe_ms = 100 }";
@@ -27,6 +29,14 @@ async fn two_tokens() -> Rig {
 
 /// The same, where another path leads to the second one's module.
 async fn two_tokens_by(module: &Path) -> Rig {
+    let rig = Rig::start_with_faults(on_two_tokens(module), with_both_labels(), "");
+    rig.proxy.wait_until_ready().await;
+    wait_until_both(&rig, "ACTIVE").await;
+    rig
+}
+
+/// Both tokens, with the same key.
+fn with_both_labels() -> SoftHsm {
     let token = SoftHsm::empty();
     token.tool(&["init", "--label", SECOND, "--so-pin", SO_PIN, "--pin", PIN]);
     let value = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -34,16 +44,22 @@ async fn two_tokens_by(module: &Path) -> Rig {
         token.tool(&["generate", "--token", name, "--label", "xks-health"]);
         token.tool(&["import", "--token", name, "--label", "demo", "--value", value]);
     }
+    token
+}
+
+/// The first token alone, and the key that both have.
+fn on_one_token() -> Setup {
+    let keys = "[[stores.keys]]\nexternal_key_id = \"demo\"\nlabel = \"demo\"\n".to_owned();
+    Setup { keys, ..luna() }
+}
+
+/// Both tokens behind store `main`.
+fn on_two_tokens(module: &Path) -> Setup {
     let more = format!(
-        "[[tokens]]\nname = \"second\"\nmodule = \"{}\"\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\n{LUNA}\n",
+        "[[tokens]]\nname = \"{SECOND_NAME}\"\nmodule = \"{}\"\nlabel = \"{SECOND}\"\npin = \"{PIN}\"\n{LUNA}\n",
         module.display()
     );
-    let keys = "[[stores.keys]]\nexternal_key_id = \"demo\"\nlabel = \"demo\"\n".to_owned();
-    let setup = Setup { tokens: r#"["softhsm", "second"]"#.to_owned(), keys, more, ..luna() };
-    let rig = Rig::start_with_faults(setup, token, "");
-    rig.proxy.wait_until_ready().await;
-    wait_until_both(&rig, "ACTIVE").await;
-    rig
+    Setup { tokens: r#"["softhsm", "second"]"#.to_owned(), more, ..on_one_token() }
 }
 
 async fn wait_until_both(rig: &Rig, wanted: &str) {
@@ -167,6 +183,39 @@ async fn a_call_that_hangs_inside_ends_the_process_in_order_and_not_the_module()
     assert!(position("stopping: not ready").is_some() && position("stopping") < position("draining"));
     assert_eq!(rig.faults.calls(Function::Finalize), 0, "beside a thread that is inside");
     waiting.abort();
+}
+
+/// The connection that a stuck keeper leaves behind is its token's own, and serves nobody.
+#[tokio::test]
+async fn a_keeper_that_hangs_inside_a_module_that_needs_it_ends_the_process_in_order() {
+    let mut rig = Rig::start(luna()).await;
+    let mut client = rig.client().await;
+    let hang = "C_EncryptInit hang forever label=xks-health times=1";
+    rig.faults.set(hang);
+    let hung = hang.parse().unwrap();
+    rig.faults.wait_for("a probe that hangs", |counts| counts.fired(&hung) == 1).await;
+    // Before the next keeper connects.
+    rig.faults.set(&format!("{hang}\n* need_reinit"));
+    for _ in 0..5 {
+        assert!(is_internal(&client.encrypt("demo").await));
+    }
+    assert_eq!(rig.proxy.wait_for_exit().code(), Some(75), "{}", rig.last_lines());
+    assert_eq!(rig.faults.calls(Function::Finalize), 0, "beside a thread that is inside");
+}
+
+#[tokio::test]
+async fn a_token_that_a_reload_lets_go_of_is_none_that_serves() {
+    let rig = two_tokens().await;
+    let one = rig.faults.between(on_one_token());
+    let _ = one.write(rig.proxy.folder(), &rig.proxy.token);
+    rig.proxy.signal("HUP");
+    let _ = rig.proxy.wait_for_log(|line| line["token"] == SECOND_NAME && line["has_stopped"] == true);
+    let encrypted = rig.client().await.encrypt("demo").await.ok();
+    rig.faults.set("C_EncryptInit need_reinit");
+    assert!(is_internal(&rig.client().await.encrypt("demo").await));
+    // One that serves would be left in peace for a minute.
+    rig.wait_until_it_decrypts(&encrypted).await;
+    assert_eq!(rig.faults.calls(Function::Finalize), 1);
 }
 
 #[tokio::test]
