@@ -199,7 +199,7 @@ struct Keeper<'a> {
     connection: &'a Connection,
     session: &'a dyn Session,
     next_probe: Instant,
-    /// Pause before the next probe of a token that is asked no more.
+    /// Pause before the next probe of a token that is asked no more, or that the last one found out of order.
     probe_pause: Duration,
     /// The probe under way had no key that it could probe with.
     is_blind: bool,
@@ -329,17 +329,19 @@ impl<'a> Keeper<'a> {
     /// When the next probe is due; has the token asked again where this one shows that it works.
     fn pause_after(&mut self, status: HealthStatus) -> Duration {
         let interval = self.shared.settings.probe_interval;
-        if status == HealthStatus::Active || !self.shared.breaker.is_open() {
-            if status == HealthStatus::Active {
-                self.shared.close_breaker("a probe succeeded");
-            }
+        if status == HealthStatus::Active {
+            self.shared.close_breaker("a probe succeeded");
+        }
+        let is_out = self.shared.breaker.is_open();
+        if !is_out && status != HealthStatus::Unavailable {
             self.probe_pause = FIRST_PAUSE;
             self.asked_again_at = None;
             return interval;
         }
-        // Requests wait for this: sooner than usual, but not all the time.
+        // Requests wait for this, or load balancers do: sooner than usual, but not all the time. What failed once may have
+        // been busy.
         let pause = self.probe_pause;
-        if !(self.may_serve && self.is_blind) {
+        if !(is_out && self.may_serve && self.is_blind) {
             self.probe_pause = (2 * pause).min(MAX_PAUSE);
             return interval.min(pause);
         }

@@ -150,6 +150,33 @@ async fn a_probe_that_fails_is_unavailable_with_its_reason_until_one_succeeds() 
     rig.wait_until_it_serves().await;
 }
 
+/// A busy HSM says CKR_FUNCTION_FAILED now and then, and is as good as before a moment later.
+#[tokio::test]
+async fn a_probe_that_fails_once_is_followed_by_another_one_soon() {
+    const INTERVAL: Duration = Duration::from_secs(10);
+    let token = format!("sessions = 2\nintervals = {{ health_probe_ms = {} }}", INTERVAL.as_millis());
+    let rig = Rig::start(Setup { token, ..Setup::default() }).await;
+    for busy in [
+        "C_EncryptInit fail=CKR_FUNCTION_FAILED label=xks-health times=1",
+        // It is looked at twice whether what is encrypted decrypts.
+        "C_Decrypt fail=CKR_FUNCTION_FAILED label=xks-health times=2",
+    ] {
+        rig.faults.set(busy);
+        let rule = busy.parse().unwrap();
+        let times = u64::from(busy.as_bytes()[busy.len() - 1] - b'0');
+        rig.faults.wait_for("a probe that fails", |counts| counts.fired(&rule) == times).await;
+        let failed_at = Instant::now();
+        rig.faults
+            .wait_for("the next probe", |counts| {
+                counts.rule(&rule).is_some_and(|count| count.matched > times)
+            })
+            .await;
+        assert!(failed_at.elapsed() < INTERVAL * 8 / 10, "{busy}: {:?}", failed_at.elapsed());
+        rig.wait_for_health("ACTIVE").await;
+        rig.wait_until_it_serves().await;
+    }
+}
+
 #[tokio::test]
 async fn without_a_health_key_a_session_key_is_made_once_until_there_is_one() {
     let rig = Rig::start_with_faults(setup(""), token_without_health_key(), "");
