@@ -372,7 +372,6 @@ impl<'a> Keeper<'a> {
                     (HealthStatus::Active, None)
                 }
                 Err(fault) => {
-                    self.is_blind = fault.meaning() == Meaning::KeyNotPermitted;
                     let reason = probe::refusal(self.connection, self.session, key, fault);
                     self.fail(fault, reason)
                 }
@@ -404,6 +403,7 @@ impl<'a> Keeper<'a> {
     fn fail(&mut self, fault: ProbeFault, reason: Arc<str>) -> (HealthStatus, Option<Arc<str>>) {
         let meaning = fault.meaning();
         self.looks_dead |= fault.is_about_the_whole_token();
+        self.is_blind |= meaning == Meaning::KeyNotPermitted;
         self.shared.metrics.failed(meaning.label());
         let status = match meaning {
             Meaning::KeyGone | Meaning::KeyNotPermitted => {

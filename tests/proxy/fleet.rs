@@ -196,6 +196,30 @@ async fn a_token_that_cannot_be_probed_is_asked_again() {
     rig.proxy.wait_for("/metrics", |_, text| text.contains(&format!("{open} 0\n"))).await;
 }
 
+/// The same where its health key loses its use once the token has proven itself.
+#[tokio::test]
+async fn a_token_that_can_be_probed_no_more_is_asked_again() {
+    let rig = start_both().await;
+    rig.proxy.token.tool(&["set", "--token", SECOND, "--label", "xks-health", "--usage", "decrypt"]);
+    wait_for_fleet(&rig, ["ACTIVE", "DEGRADED"]).await;
+    let open = open_breaker_of_second(&rig).await;
+    rig.faults.clear();
+    rig.proxy.wait_for("/metrics", |_, text| text.contains(&format!("{open} 0\n"))).await;
+}
+
+/// Has requests to the second token fail until it is asked no more, and leaves the rule in place; the metric that says so.
+async fn open_breaker_of_second(rig: &Rig) -> &'static str {
+    const OPEN: &str = "xks_token_breaker_open{token=\"second\"}";
+    let mut client = rig.client().await;
+    let until = Instant::now() + RECOVERY;
+    rig.faults.set(&format!("C_Encrypt fail=CKR_DEVICE_ERROR token={SECOND}"));
+    while rig.proxy.metric(OPEN).await != 1.0 {
+        client.encrypt("demo").await.ok();
+        assert!(Instant::now() < until, "{}", rig.last_lines());
+    }
+    OPEN
+}
+
 /// Clients that encrypt and decrypt all the time, and stop at the first request that fails.
 pub(crate) struct Traffic {
     is_over: Arc<AtomicBool>,
