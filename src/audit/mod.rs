@@ -133,20 +133,7 @@ impl Audit {
     /// [`AuditFault`], in either mode: a file that cannot be opened now is a mistake.
     pub fn open(settings: AuditSettings, metrics: &Arc<Metrics>) -> Result<Self, AuditFault> {
         let (messages, waiting) = flume::bounded(MAX_QUEUED_RECORDS);
-        let shared = Arc::new(Shared {
-            settings,
-            metrics: Arc::clone(metrics),
-            messages,
-            queued_bytes: AtomicUsize::new(0),
-            lost: AtomicU64::new(0),
-            started_at: clock::now(),
-            busy_since_ms: AtomicU64::new(0),
-            oldest_ms: AtomicU64::new(0),
-            is_failing: AtomicBool::new(false),
-            reopen_wanted: AtomicBool::new(false),
-            close_wanted: AtomicBool::new(false),
-            head: Mutex::new(Head::NONE),
-        });
+        let shared = Arc::new(Shared::new(settings, metrics, messages));
         let writer = Writer::open(Arc::clone(&shared))?;
         let thread = std::thread::Builder::new().name("audit".to_owned());
         thread.spawn(move || writer.run(&waiting)).map_err(AuditFault::Thread)?;
@@ -242,6 +229,23 @@ pub fn examine(settings: &AuditSettings) -> Result<Option<Head>, AuditFault> {
 }
 
 impl Shared {
+    fn new(settings: AuditSettings, metrics: &Arc<Metrics>, messages: flume::Sender<Message>) -> Self {
+        Self {
+            settings,
+            metrics: Arc::clone(metrics),
+            messages,
+            queued_bytes: AtomicUsize::new(0),
+            lost: AtomicU64::new(0),
+            started_at: clock::now(),
+            busy_since_ms: AtomicU64::new(0),
+            oldest_ms: AtomicU64::new(0),
+            is_failing: AtomicBool::new(false),
+            reopen_wanted: AtomicBool::new(false),
+            close_wanted: AtomicBool::new(false),
+            head: Mutex::new(Head::NONE),
+        }
+    }
+
     fn send(
         &self,
         record: Box<RequestRecord>,

@@ -106,7 +106,7 @@ impl Writer {
             }
             self.write_out();
             if is_closing && (messages.is_empty() || self.retry_at.is_some()) {
-                return self.end();
+                return self.end(messages);
             }
         }
     }
@@ -298,7 +298,12 @@ impl Writer {
         }
     }
 
-    fn end(mut self) {
+    pub(super) fn end(mut self, messages: &flume::Receiver<Message>) {
+        // What was handed over while the last batch was written.
+        while self.retry_at.is_none() && !messages.is_empty() {
+            self.collect(messages, true);
+            self.write_out();
+        }
         self.write_out();
         if let Some(file) = &mut self.file {
             let mut lines = Vec::new();
@@ -309,7 +314,8 @@ impl Writer {
                 self.succeed();
             }
         }
-        let lost = self.backlog.len() as u64;
+        let waiting = messages.try_iter().filter(|message| matches!(message, Message::Record(_))).count();
+        let lost = (self.backlog.len() + waiting) as u64;
         self.shared.metrics.audit_records_lost.inc_by(lost);
     }
 }

@@ -29,14 +29,17 @@ impl Desk {
         self.folder.path().join("audit.log")
     }
 
-    fn try_open(&self) -> Result<Audit, AuditFault> {
-        let settings = AuditSettings {
+    fn settings(&self) -> AuditSettings {
+        AuditSettings {
             path: self.path(),
             on_failure: self.on_failure,
             is_synced: false,
             hmac_key: self.hmac_key.clone(),
-        };
-        Audit::open(settings, &Arc::new(Metrics::new()))
+        }
+    }
+
+    fn try_open(&self) -> Result<Audit, AuditFault> {
+        Audit::open(self.settings(), &Arc::new(Metrics::new()))
     }
 
     fn open(&self) -> Audit {
@@ -123,6 +126,18 @@ fn records(path: &Path) -> Vec<Value> {
 
 fn types(path: &Path) -> Vec<String> {
     records(path).iter().map(|record| record["type"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn what_is_handed_over_as_the_log_ends_is_written_before_its_end() {
+    let desk = Desk::new();
+    let (messages, waiting) = flume::bounded(8);
+    let shared = Arc::new(Shared::new(desk.settings(), &Arc::new(Metrics::new()), messages));
+    let writer = Writer::open(Arc::clone(&shared)).unwrap();
+    (0..3).for_each(|_| shared.send(record(), None).unwrap());
+    writer.end(&waiting);
+    assert_eq!(types(&desk.path()), ["opened", "request", "request", "request", "closed"]);
+    desk.verify(&[desk.path()]).unwrap();
 }
 
 #[test]
