@@ -20,7 +20,7 @@ use signal_hook::consts::signal::SIGXFSZ;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 pub use files::Snapshot;
 pub use loading::load;
@@ -34,7 +34,9 @@ use crate::config::Config;
 use crate::hsm::{Fleet, Modules};
 use crate::iv_budget::{IvBudget, IvBudgetFault};
 use crate::metrics::Metrics;
-use crate::server::{self, CurrentTls, Drain, SmallTls, State, serve_admin, serve_ping, stranger_lines};
+use crate::server::{
+    self, CurrentTls, Drain, Places, SmallTls, State, serve_admin, serve_ping, stranger_lines,
+};
 use crate::tls::show_chains;
 use crate::version_records::{VersionRecords, VersionRecordsFault};
 
@@ -132,8 +134,7 @@ pub async fn run(
         limits: config.limits,
         timeouts: config.timeouts,
         fleet: ArcSwap::from_pointee(config.fleet),
-        in_flight: Semaphore::new(config.limits.max_in_flight),
-        strangers_in_flight: Semaphore::new(config.limits.max_in_flight.div_ceil(2)),
+        places: Places::new(config.limits.max_in_flight),
     });
     let admin_router = admin::router(Arc::clone(&readiness), Arc::clone(&metrics));
     let admin_tls = SmallTls::new(config.admin.tls.map(|tls| tls.listener), &metrics);

@@ -94,7 +94,7 @@ pub const SETTINGS: &[Setting] = &[
     row("server.limits.max_header_bytes", Number(8192, 262_144), "16384", Never, "Longest head of a request."),
     row("server.limits.max_connections", Number(1, 1_000_000), "10000", Never, "Connections at once. At the cap the oldest that never carried an authenticated request is closed."),
     row("server.limits.max_streams_per_connection", Number(1, 1000), "128", Never, "Requests at once on one HTTP/2 connection."),
-    row("server.limits.max_in_flight", Number(1, 100_000), "1024", Never, "API requests at once; more get ThrottlingException."),
+    row("server.limits.max_in_flight", Number(1, 100_000), "1024", Never, "API requests at once; more get ThrottlingException. Those that wait for their bodies hold at most half of the places, the oldest gives way."),
     row("server.timeouts", Table("a table"), "", Never, "How long is waited."),
     row("server.timeouts.answer_ms", Number(10, 60_000), "200", Never, "From a request's first byte to its answer. KMS gives up 250 ms after it began to connect."),
     row("server.timeouts.first_answer_ms", Number(10, 60_000), "145", Never, "The same for a connection's first request: connecting took two more round trips."),

@@ -1,28 +1,35 @@
 //! Reading a request's body within a size and a time, or getting rid of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::activity::InFlight;
+use super::places::Places;
 use crate::error::Error;
 
 /// Why there is no body to go on with.
 pub(super) enum BodyEnd {
     /// An answer is possible.
     Refused(Error),
-    /// The body did not come in time: the connection closes without an answer.
-    TooSlow,
+    /// The body did not come in time, for the reason given: the connection closes without an answer.
+    TooSlow(&'static str),
 }
 
-/// The whole body.
+/// Its own time is over.
+const OUT_OF_TIME: BodyEnd = BodyEnd::TooSlow("the body did not come in time");
+/// [`Places::keep_while`]
+pub(super) const DISPLACED: BodyEnd =
+    BodyEnd::TooSlow("the body did not come in time: others needed the place");
+
+/// The whole body, waited for until an instant.
 ///
 /// # Errors
 /// [`BodyEnd`]; a body that says that it is too long is refused before any of it is read.
-pub(super) async fn read(body: &mut Incoming, max_bytes: usize, time: Duration) -> Result<Bytes, BodyEnd> {
+pub(super) async fn read(body: &mut Incoming, max_bytes: usize, until: Instant) -> Result<Bytes, BodyEnd> {
     let too_long = || BodyEnd::Refused(Error::BodyTooLong { max_bytes });
     let size = body.size_hint();
     if size.lower() > max_bytes as u64 {
@@ -49,23 +56,24 @@ pub(super) async fn read(body: &mut Incoming, max_bytes: usize, time: Duration) 
         joined.extend_from_slice(&rest);
         Ok(joined.freeze())
     };
-    timeout(time, whole).await.unwrap_or(Err(BodyEnd::TooSlow))
+    timeout_at(until.into(), whole).await.unwrap_or(Err(OUT_OF_TIME))
 }
 
 /// Most that is read of a body only to be thrown away.
 const MAX_DISCARDED_BYTES: usize = 1024 * 1024;
 
-/// Reads what is left of a body after its answer and throws it away, up to a size and a time.
+/// Reads what is left of a body after its answer and throws it away, up to a size and a time, and as far as there are places.
 ///
 /// A client that is still sending must not be cut off: a reset would take the answer away from it, on HTTP/2 by
 /// RST_STREAM and on HTTP/1.1 by the TCP connection's.
-pub(super) fn discard(mut body: Incoming, time: Duration, in_flight: InFlight) {
+pub(super) fn discard(mut body: Incoming, time: Duration, in_flight: InFlight, places: &Places) {
     if body.is_end_stream() {
         return;
     }
+    let Some(place) = places.for_a_discard() else { return };
     tokio::spawn(async move {
         // The request is not over for its connection until its body is.
-        let _in_flight = in_flight;
+        let _held = (in_flight, place);
         let _ = timeout(time, async {
             let mut left = MAX_DISCARDED_BYTES;
             while let Some(Ok(frame)) = body.frame().await {

@@ -6,6 +6,7 @@ mod answer;
 mod body;
 mod connection;
 mod listener;
+mod places;
 mod proxy_protocol;
 mod record;
 mod retirement;
@@ -18,11 +19,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use governor::DefaultDirectRateLimiter;
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
 use xks_spec::request::SizeLimits;
 
 pub use admission::Connections;
 pub use listener::{Drain, serve};
+pub use places::Places;
 pub use proxy_protocol::{ClientAddress, HeaderFault, client_address};
 pub use record::stranger_lines;
 pub use retirement::CurrentTls;
@@ -58,10 +59,7 @@ pub struct State {
     /// What GetHealthStatus says of the fleet.
     pub fleet: ArcSwap<Fleet>,
     /// Places for API requests.
-    pub in_flight: Semaphore,
-    /// How many of them connections may hold that never carried an authenticated request: an access key id is no secret,
-    /// and whoever knows one can send heads without bodies.
-    pub strangers_in_flight: Semaphore,
+    pub places: Places,
 }
 
 /// How much is taken.

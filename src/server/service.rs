@@ -15,7 +15,7 @@ use super::State;
 use super::activity::{Activity, InFlight};
 use super::admission::Place;
 use super::answer::{self, Answer};
-use super::body::{self, BodyEnd};
+use super::body::{self, BodyEnd, DISPLACED};
 use super::listener::Drain;
 use super::record::Record;
 use super::retirement::Retirement;
@@ -96,8 +96,8 @@ async fn api(
     let steps = steps(peer, &in_flight, &head, &mut body, &mut record);
     // A panic becomes an answer like any other: it ends neither the connection nor the process.
     let end = AssertUnwindSafe(steps).catch_unwind().await;
-    if !matches!(end, Ok(Err(BodyEnd::TooSlow))) {
-        body::discard(body, peer.state.timeouts.body, in_flight);
+    if !matches!(end, Ok(Err(BodyEnd::TooSlow(_)))) {
+        body::discard(body, peer.state.timeouts.body, in_flight, &peer.state.places);
     }
     match end.unwrap_or(Err(BodyEnd::Refused(Error::Panic))) {
         Ok(body) => Ok(answer::ok(body)),
@@ -109,8 +109,8 @@ async fn api(
             record.fail(error);
             Ok(answer)
         }
-        Err(BodyEnd::TooSlow) => {
-            record.close("the body did not come in time");
+        Err(BodyEnd::TooSlow(reason)) => {
+            record.close(reason);
             peer.state.metrics.connections_closed.with_label_values(&["slow_body"]).inc();
             Err(Close)
         }
@@ -127,20 +127,23 @@ async fn steps(
     let state = &*peer.state;
     let (store, path) = route(head, &state.stores.load(), record)?;
     require_post(&head.method)?;
-    let _place = state.in_flight.try_acquire().map_err(|_| Error::TooManyInFlight)?;
-    let strangers = &state.strangers_in_flight;
-    let strangers_place = (!peer.activity.is_authenticated()).then(|| strangers.try_acquire());
-    let strangers_place = strangers_place.transpose().map_err(|_| Error::TooManyInFlight)?;
+    let place = state.places.take().ok_or(Error::TooManyInFlight)?;
     let gauge = state.metrics.requests_in_flight.clone();
     gauge.inc();
     let _count = scopeguard(move || gauge.dec());
     let signature = sigv4::check_head(signed_head(head), &store.credentials, clock::wall_clock())?;
-    let body = body::read(body, state.limits.max_body_bytes(), state.timeouts.body).await?;
+    let deadline = in_flight.deadline(&state.timeouts);
+    let is_stranger = !peer.activity.is_authenticated();
+    let in_time = clock::now() + state.timeouts.body;
+    // Whoever may be a stranger is not waited for in vain: later there is no answer but a failure.
+    let until = if is_stranger { in_time.min(deadline.instant()) } else { in_time };
+    let reading = body::read(body, state.limits.max_body_bytes(), until);
+    let (body, _place) = state.places.keep_while(place, is_stranger, reading).await.ok_or(DISPLACED)?;
+    let body = body?;
     record.request_bytes = body.len();
     let authenticated = signature.verify(&body)?;
     store.credential_uses.note(&authenticated, clock::wall_clock());
     record.access_key_id = Some(authenticated.access_key_id);
-    drop(strangers_place);
     if peer.activity.authenticated() {
         peer.place.is_no_stranger();
     }
@@ -150,7 +153,6 @@ async fn steps(
         // No key is used that could not be accounted for.
         return Err(Error::Audit.into());
     }
-    let deadline = in_flight.deadline(&state.timeouts);
     let mut context =
         Context { store: &store, deadline, limits: state.limits.sizes, trace: &mut record.trace };
     let answer = perform(&mut context, state, &path, &body).await?;
@@ -250,4 +252,4 @@ fn scopeguard<F: FnOnce()>(end: F) -> impl Drop {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,6 +1,7 @@
 //! What connections cost and how long they last: silence, floods, the cap, broken and ambiguous requests.
 
 mod admission;
+mod bodies;
 mod broken_off;
 mod deadline;
 mod floods;

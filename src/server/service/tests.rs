@@ -13,7 +13,6 @@ use hyper::client::conn::http1 as client;
 use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::sync::Semaphore;
 use xks_spec::UriPathPrefix;
 use xks_spec::credential::{AccessKeyId, SecretAccessKey};
 use xks_spec::request::SizeLimits;
@@ -29,8 +28,9 @@ use crate::iv_budget::{IvBudget, IvBudgetSettings};
 use crate::keystore::{CredentialUses, KeyMap, LatestKeys, StoreQuota};
 use crate::metrics::Metrics;
 use crate::operations::Fleet;
-use crate::server::{Connections, CurrentTls, Limits, Timeouts, stranger_lines};
+use crate::server::{Connections, CurrentTls, Limits, Places, Timeouts, stranger_lines};
 use crate::sigv4::{Credential, Credentials};
+use crate::tls::ListenerTls;
 
 const ID: &str = "XKSTESTID234567ABCDEFGHIJK";
 const SECRET: &str = "unit+test/secret+unit+test/secret+unit+test0";
@@ -81,7 +81,8 @@ impl Hsm for Panics {
     }
 }
 
-fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
+/// A store without tokens, and limits that no test reaches.
+pub(in crate::server) fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
     let number = NonZeroU32::MIN.saturating_add(999);
     let credential =
         Credential::new(AccessKeyId::parse(ID).unwrap(), &SecretAccessKey::parse(SECRET).unwrap(), None);
@@ -101,17 +102,10 @@ fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
         hsm: Arc::new(Panics),
         quota: Arc::new(StoreQuota::new(number, number)),
     };
-    let second = Duration::from_secs(60);
-    let resolver = rustls::server::ResolvesServerCertUsingSni::new();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(resolver));
+    let long = Duration::from_secs(600);
     State {
         stores: ArcSwap::from_pointee(KeyStores::new([store])),
-        tls: CurrentTls::new(tls.into()),
+        tls: CurrentTls::new(tls()),
         metrics,
         audit,
         stranger_lines: stranger_lines(),
@@ -125,20 +119,47 @@ fn state(metrics: Arc<Metrics>, audit: Option<Arc<Audit>>) -> State {
             max_in_flight: 2,
         },
         timeouts: Timeouts {
-            handshake: second,
-            first_request: second,
-            header: second,
-            body: second,
-            idle: second,
-            max_age: second,
-            request: second,
-            first_request_answer: second,
-            lame_duck: second,
-            drain: second,
+            handshake: long,
+            first_request: long,
+            header: long,
+            body: long,
+            idle: long,
+            max_age: long,
+            request: long,
+            first_request_answer: long,
+            lame_duck: long,
+            drain: long,
         },
         fleet: ArcSwap::from_pointee(Fleet { size: NonZeroU32::MIN }),
-        in_flight: Semaphore::new(2),
-        strangers_in_flight: Semaphore::new(1),
+        places: Places::new(2),
+    }
+}
+
+/// TLS that no client is admitted by.
+pub(in crate::server) fn tls() -> ListenerTls {
+    let resolver = rustls::server::ResolvesServerCertUsingSni::new();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    tls.into()
+}
+
+/// A client that has just been admitted.
+pub(in crate::server) fn peer(state: &Arc<State>, place: Place, drain: Drain) -> Peer {
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let (tls, max_age) = (&state.tls, state.timeouts.max_age);
+    Peer {
+        state: Arc::clone(state),
+        activity: Arc::new(Activity::new(clock::now())),
+        place: Arc::new(place),
+        address,
+        balancer: None,
+        certificate_subject: None,
+        drain,
+        retirement: Retirement::new(tls, &tls.admit(), clock::now(), max_age, address),
     }
 }
 
@@ -176,22 +197,7 @@ async fn a_panic_is_an_answer_and_a_record_like_any_other_and_ends_nothing() {
     let audit = Arc::new(Audit::open(settings, &metrics).unwrap());
     let state = Arc::new(state(metrics, Some(Arc::clone(&audit))));
     let place = Connections::new(1, None).admit().await;
-    let peer = Arc::new(Peer {
-        state: Arc::clone(&state),
-        activity: Arc::new(Activity::new(clock::now())),
-        place: Arc::new(place),
-        address: SocketAddr::from(([127, 0, 0, 1], 1)),
-        balancer: None,
-        certificate_subject: None,
-        drain: Drain::channel().1,
-        retirement: Retirement::new(
-            &state.tls,
-            &state.tls.admit(),
-            clock::now(),
-            state.timeouts.max_age,
-            SocketAddr::from(([127, 0, 0, 1], 1)),
-        ),
-    });
+    let peer = Arc::new(peer(&state, place, Drain::channel().1));
     let (near, far) = tokio::io::duplex(65_536);
     let service = service_fn(move |request| {
         let peer = Arc::clone(&peer);
