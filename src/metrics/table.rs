@@ -78,9 +78,11 @@ const CLOSED_FOR: Label = known(
         "no_first_request",
         "slow_header",
         "slow_body",
+        "unread_answer",
         "idle",
         "max_age",
         "trust_changed",
+        "drain_over",
     ],
 );
 const ODDITY: Label = known(

@@ -1,12 +1,15 @@
-//! What a connection is at: when a request's first byte came, whether one is being worked on, since when it idles.
+//! What a connection is at: when a request's first byte came, whether one is being worked on, since when it idles, which
+//! answers it owes.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use xks_spec::limits::KMS_TIMEOUT;
 
@@ -30,6 +33,15 @@ pub(super) struct Activity {
     authenticated: AtomicBool,
     is_http2: AtomicBool,
     is_retired: AtomicBool,
+    unsent: Mutex<Unsent>,
+}
+
+/// Answers on HTTP/2 that the client has not let through, in the order in which they were made.
+#[derive(Default)]
+struct Unsent {
+    next_id: u64,
+    /// When each was made, as `last_answer`.
+    since: BTreeMap<u64, u64>,
 }
 
 impl Activity {
@@ -44,6 +56,7 @@ impl Activity {
             authenticated: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
+            unsent: Mutex::default(),
         }
     }
 
@@ -116,9 +129,32 @@ impl Activity {
         self.in_flight.load(Ordering::Relaxed) == 0 && !has_begun
     }
 
+    /// An answer's body that counts as unsent until it is gone. On HTTP/1.1 nothing is read while an answer is unsent.
+    pub(super) fn until_sent(self: &Arc<Self>, body: Bytes) -> Bytes {
+        if body.is_empty() || !self.is_http2() {
+            return body;
+        }
+        let mut unsent = self.unsent();
+        let id = unsent.next_id;
+        unsent.next_id += 1;
+        unsent.since.insert(id, self.nanos_now());
+        Bytes::from_owner(UnsentBody { body, id, activity: Arc::clone(self) })
+    }
+
+    fn unsent(&self) -> MutexGuard<'_, Unsent> {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the connection must close for what its client does not do, and why.
+    pub(super) fn due(&self, timeouts: &Timeouts) -> Option<(Instant, &'static str)> {
+        let oldest = self.unsent().since.first_key_value().map(|(_, nanos)| *nanos);
+        let unread = oldest.map(|nanos| (self.instant(nanos) + timeouts.header, "unread_answer"));
+        [unread, self.silent(timeouts)].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
     /// When the connection has been silent for too long, and why; `None` while a request is being worked on, which has
     /// bounds of its own.
-    pub(super) fn due(&self, timeouts: &Timeouts) -> Option<(Instant, &'static str)> {
+    fn silent(&self, timeouts: &Timeouts) -> Option<(Instant, &'static str)> {
         if self.in_flight.load(Ordering::Relaxed) > 0 {
             return None;
         }
@@ -164,6 +200,25 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.activity.last_answer.store(self.activity.nanos_now(), Ordering::Relaxed);
         self.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body, which the HTTP library drops once it is sent, or its stream is reset.
+struct UnsentBody {
+    body: Bytes,
+    id: u64,
+    activity: Arc<Activity>,
+}
+
+impl AsRef<[u8]> for UnsentBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Drop for UnsentBody {
+    fn drop(&mut self) {
+        self.activity.unsent().since.remove(&self.id);
     }
 }
 
@@ -296,5 +351,18 @@ mod tests {
         drop(request);
         let (left, reason) = due_in(&activity).unwrap();
         assert!(left > TIMEOUTS.first_request && reason == "idle");
+    }
+
+    #[test]
+    fn the_oldest_answer_that_nobody_reads_counts_though_others_are_worked_on() {
+        let activity = activity(Duration::from_secs(1));
+        activity.established(true);
+        let answers = [1, 2].map(|_| activity.until_sent(Bytes::from_static(b"{}")));
+        let oldest = activity.instant(activity.unsent().since[&0]);
+        let _request = activity.begin_request();
+        assert_eq!(activity.due(&TIMEOUTS), Some((oldest + TIMEOUTS.header, "unread_answer")));
+        assert_eq!(answers[0], "{}");
+        drop(answers);
+        assert_eq!(activity.due(&TIMEOUTS), None);
     }
 }

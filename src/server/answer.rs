@@ -3,14 +3,12 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Body;
 use xks_spec::error::ErrorBody;
 
 use crate::error::{Error, WireError};
 
 /// Every answer on the TLS listener.
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Bytes>;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -18,7 +16,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) fn ok(body: Vec<u8>) -> Answer {
     // SPEC(TRANS-JSON-002): answers MUST be JSON of Content-Type application/json.
     // SPEC(META-CODE-001, ENC-CODE-001, DEC-CODE-001, HEALTH-CODE-001): success is 200.
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Bytes::from(body));
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer
 }
@@ -36,7 +34,7 @@ pub(super) fn error(error: &Error) -> Answer {
     // SPEC(ERR-BODY-001): every error MUST be JSON with an errorName. SPEC(ERR-BODY-002): errorMessage MAY be there.
     let body = ErrorBody { error_name: name, error_message: Some(&message) };
     let body = serde_json::to_vec(&body).unwrap_or_default();
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Bytes::from(body));
     *answer.status_mut() = status(error, name.http_status());
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
@@ -61,8 +59,8 @@ fn status(error: &Error, of_the_name: u16) -> StatusCode {
 
 /// Takes the body out of an answer to HEAD; the header fields stay those of any other method (RFC 9110 section 9.3.2).
 pub(super) fn without_body(answer: &mut Answer) {
-    let length = std::mem::take(answer.body_mut()).size_hint().exact();
-    answer.headers_mut().extend(length.map(|length| (CONTENT_LENGTH, length.into())));
+    let length = std::mem::take(answer.body_mut()).len();
+    answer.headers_mut().insert(CONTENT_LENGTH, length.into());
 }
 
 /// Makes an HTTP/1.1 connection close behind the answer.
@@ -73,7 +71,7 @@ pub(super) fn close(answer: &mut Answer) {
 /// The answer to `/ping`.
 pub(super) fn ping(is_ready: bool) -> Answer {
     let (status, text) = crate::admin::ping_answer(is_ready);
-    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    let mut answer = Response::new(Bytes::from_static(text.as_bytes()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     answer

@@ -5,9 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::Request;
+use http::{Request, Response};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -22,7 +24,6 @@ use tokio_rustls::server::TlsStream;
 use super::State;
 use super::activity::{Activity, Watched};
 use super::admission::Place;
-use super::answer::Answer;
 use super::listener::Drain;
 use super::proxy_protocol::{self, ClientAddress};
 use super::retirement::Retirement;
@@ -214,7 +215,7 @@ fn serve_http2(peer: Peer, stream: TlsStream<TcpStream>) -> Serving {
 /// Answers each request of a connection.
 fn service(
     peer: &Arc<Peer>,
-) -> impl Fn(Request<Incoming>) -> BoxFuture<'static, Result<Answer, Close>> + use<> {
+) -> impl Fn(Request<Incoming>) -> BoxFuture<'static, Result<Response<Full<Bytes>>, Close>> + use<> {
     let peer = Arc::clone(peer);
     move |request| {
         // Not inside the future, which may be dropped before it is polled, or be polled late.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{Method, Request, Version};
+use http::{Method, Request, Response, Version};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use xks_spec::{ApiPath, Operation};
 
@@ -70,7 +71,11 @@ pub(super) fn begin(peer: &Peer, request: &Request<Incoming>) -> Begun {
 }
 
 /// Answers one request.
-pub(super) async fn answer(peer: &Peer, request: Request<Incoming>, begun: Begun) -> Result<Answer, Close> {
+pub(super) async fn answer(
+    peer: &Peer,
+    request: Request<Incoming>,
+    begun: Begun,
+) -> Result<Response<Full<Bytes>>, Close> {
     let is_head = request.method() == Method::HEAD;
     let mut answer = match begun.record {
         None => answer::ping(peer.state.readiness.is_ready()),
@@ -83,7 +88,7 @@ pub(super) async fn answer(peer: &Peer, request: Request<Incoming>, begun: Begun
     if is_leaving && !peer.activity.is_http2() {
         answer::close(&mut answer);
     }
-    Ok(answer)
+    Ok(answer.map(|body| Full::new(peer.activity.until_sent(body))))
 }
 
 async fn api(

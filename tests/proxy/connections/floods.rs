@@ -51,11 +51,12 @@ async fn drain(mut reader: impl AsyncRead + Unpin) {
     let _ = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
 }
 
+fn unsigned_request() -> XksRequest {
+    XksRequest { signing: None, ..XksRequest::metadata(&main_store(), "demo") }
+}
+
 fn unsigned() -> Vec<u8> {
-    frames::header_block(
-        &XksRequest { signing: None, ..XksRequest::metadata(&main_store(), "demo") },
-        "localhost",
-    )
+    frames::header_block(&unsigned_request(), "localhost")
 }
 
 #[tokio::test]
@@ -118,7 +119,9 @@ async fn rapid_resets() {
 #[tokio::test]
 async fn answers_without_a_window_to_go_through() {
     let limits = "max_streams_per_connection = 10".to_owned();
-    let proxy = Proxy::start(&Setup { limits, ..Setup::default() }).await;
+    // They are waited for.
+    let timeouts = format!("{}\nheader_ms = 60000", Setup::default().timeouts);
+    let proxy = Proxy::start(&Setup { limits, timeouts, ..Setup::default() }).await;
     let mut connection = FrameConnection::open(proxy.address).await;
     // SETTINGS_INITIAL_WINDOW_SIZE = 0.
     connection.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
@@ -139,6 +142,34 @@ async fn answers_without_a_window_to_go_through() {
         let data = connection.next_of(DATA).await;
         assert!(String::from_utf8_lossy(&data.payload).contains("AuthenticationFailedException"));
     }
+}
+
+/// They are memory, and many connections could owe many of them: another answer now and then does not prolong that.
+#[tokio::test]
+async fn answers_that_nobody_lets_through_close_their_connection() {
+    let timeouts = format!("{}\nheader_ms = 500\nidle_ms = 600000", Setup::default().timeouts);
+    let proxy = Proxy::start(&Setup { timeouts, ..Setup::default() }).await;
+    let mut connection = FrameConnection::open(proxy.address).await;
+    connection.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+    connection.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &unsigned())).await;
+    let head = frames::header_block(
+        &XksRequest {
+            method: http::Method::HEAD,
+            path: "/ping".to_owned(),
+            signing: None,
+            ..unsigned_request()
+        },
+        "localhost",
+    );
+    let mut stream = 3;
+    while connection.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &head)).await {
+        assert!(stream < 2_000, "it is never closed");
+        stream += 2;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let closed = "xks_connections_closed_total{reason=\"unread_answer\"} 1\n";
+    proxy.wait_for("/metrics", |_, text| text.contains(closed)).await;
+    wait_until_all_are_gone(&proxy).await;
 }
 
 /// Sends requests until the proxy takes no more, and looks at what that cost it.
