@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::IntGauge;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::task::unconstrained;
 
 /// The open connections of one listener.
 pub struct Connections {
@@ -15,6 +16,8 @@ pub struct Connections {
     table: Mutex<Table>,
     place_free: Notify,
     all_closed: Notify,
+    /// Nobody may stay.
+    is_over: watch::Sender<bool>,
     gauge: Option<IntGauge>,
 }
 
@@ -35,6 +38,7 @@ impl Connections {
             table: Mutex::default(),
             place_free: Notify::new(),
             all_closed: Notify::new(),
+            is_over: watch::Sender::new(false),
             gauge,
         })
     }
@@ -78,6 +82,11 @@ impl Connections {
         }
     }
 
+    /// Tells every connection to go at once.
+    pub(super) fn cut(&self) {
+        self.is_over.send_replace(true);
+    }
+
     pub(super) fn count(&self) -> usize {
         self.open.load(Ordering::Acquire)
     }
@@ -97,9 +106,16 @@ impl Place {
         table.strangers.remove(&self.id);
     }
 
-    /// Waits until the connection must go.
-    pub(super) async fn evicted(&self) {
-        self.evicted.notified().await;
+    /// Waits until the connection must go; returns why. Whatever its client sends does not delay that.
+    pub(super) async fn must_go(&self) -> &'static str {
+        let mut is_over = self.connections.is_over.subscribe();
+        unconstrained(async {
+            tokio::select! {
+                () = self.evicted.notified() => "evicted",
+                _ = is_over.wait_for(|is_over| *is_over) => "drain_over",
+            }
+        })
+        .await
     }
 }
 
@@ -126,7 +142,7 @@ mod tests {
     }
 
     async fn is_evicted(place: &Place) -> bool {
-        tokio::time::timeout(Duration::ZERO, place.evicted()).await.is_ok()
+        tokio::time::timeout(Duration::ZERO, place.must_go()).await == Ok("evicted")
     }
 
     #[tokio::test]
@@ -139,6 +155,18 @@ mod tests {
         let newest = connections.admit().await;
         assert!(is_evicted(&older).await);
         assert!(!is_evicted(&known).await && !is_evicted(&newer).await && !is_evicted(&newest).await);
+    }
+
+    #[tokio::test]
+    async fn at_the_end_all_go_whoever_they_are() {
+        let connections = connections(2);
+        let known = connections.admit().await;
+        known.is_no_stranger();
+        let stranger = connections.admit().await;
+        connections.cut();
+        assert_eq!((known.must_go().await, stranger.must_go().await), ("drain_over", "drain_over"));
+        drop((known, stranger));
+        connections.wait_until_none().await;
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -45,7 +46,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a retired connection may wait for a request with whose answer it is told to close, so that none crosses the end.
 const RETIREMENT_GRACE: Duration = Duration::from_secs(30);
 
-/// How long what is then still being worked on may take: a minute from the beginning it is over.
+/// How long what is then still being worked on may take: within a minute it is over, the farewell included.
 const RETIREMENT_END: Duration = Duration::from_secs(20);
 
 /// Serves one accepted connection to its end.
@@ -81,7 +82,7 @@ async fn admit(
     let activity = Arc::new(Activity::new(clock::now()));
     let admission = state.tls.admit();
     let max_age = state.timeouts.max_age;
-    let accepted_at = activity.accepted_at();
+    let retirement = Retirement::new(&state.tls, &admission, activity.accepted_at(), max_age, address);
     let acceptor = TlsAcceptor::from(Arc::clone(&admission.tls.server));
     let mut client = ClientAddress { client: address, balancer: None };
     let handshake = timeout(state.timeouts.handshake, async {
@@ -90,7 +91,9 @@ async fn admit(
     });
     let stream = tokio::select! {
         stream = handshake => stream,
-        () = place.evicted() => return Err("evicted"),
+        reason = place.must_go() => return Err(reason),
+        // It would be admitted by rules that hold no more; it has sent no request yet.
+        () = retirement.trust_changed() => return Err("trust_changed"),
     };
     let stream = match stream {
         Ok(Ok(stream)) => stream,
@@ -126,7 +129,6 @@ async fn admit(
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
     activity.established(is_http2);
     let ClientAddress { client: address, balancer } = client;
-    let retirement = Retirement::new(&state.tls, &admission, accepted_at, max_age, address);
     let peer = Peer {
         state: Arc::clone(&state),
         activity,
@@ -179,7 +181,7 @@ pub(super) async fn leave_behind(mut stream: TcpStream, alert: &[u8], place: &Pl
     tokio::select! {
         // A client that breaks off is no event.
         _ = timeout(FAREWELL, farewell) => {}
-        () = place.evicted() => {}
+        _ = place.must_go() => {}
     }
 }
 
@@ -226,6 +228,8 @@ fn service(
 }
 
 /// Drives a connection to its end; says why, where it was not the client's doing.
+///
+/// What its client sends uses up the task's budget in the first branch, and clocks with a budget would then never be due.
 async fn drive(mut connection: Pin<Box<impl GracefulConnection>>, peer: Arc<Peer>) -> Option<&'static str> {
     let Peer { activity, place, state, drain, retirement, .. } = &*peer;
     let mut is_draining = false;
@@ -236,52 +240,69 @@ async fn drive(mut connection: Pin<Box<impl GracefulConnection>>, peer: Arc<Peer
             biased;
             // A client that breaks off is no event.
             _ = connection.as_mut() => return retired.map(|retired| retired.reason),
-            () = place.evicted() => return Some("evicted"),
-            reason = silent_for_too_long(activity, state) => break reason,
-            () = drain.begun(), if !is_draining => {
+            reason = place.must_go() => return Some(reason),
+            reason = unconstrained(silent_for_too_long(activity, state)) => break reason,
+            () = unconstrained(drain.begun()), if !is_draining => {
                 is_draining = true;
                 // GOAWAY: requests that are already on their way are still served. On HTTP/1.1 each answer says it.
                 if activity.is_http2() {
                     connection.as_mut().graceful_shutdown();
                 }
             }
-            reason = retirement.due(), if retired.is_none() => {
-                retired = Some(Retired { reason, next_step_at: clock::now() + RETIREMENT_GRACE, is_told: false });
+            reason = unconstrained(retirement.due()), if retired.is_none() => {
+                let is_told = activity.is_http2();
+                retired = Some(Retired { reason, since: clock::now(), is_told });
                 activity.retire();
-                if activity.is_http2() {
+                if is_told {
                     connection.as_mut().graceful_shutdown();
                 }
             }
-            () = due(&retired), if retired.is_some() => match &mut retired {
+            reason = unconstrained(over(&retired)) => break reason,
+            () = unconstrained(to_be_told(&retired, activity)) => {
                 // Nothing has come that could have been answered with a farewell.
-                Some(retired) if !retired.is_told => {
-                    retired.is_told = true;
-                    retired.next_step_at = clock::now() + RETIREMENT_END;
-                    connection.as_mut().graceful_shutdown();
-                }
-                _ => break retired.map_or("max_age", |retired| retired.reason),
-            },
-            () = linger(activity), if is_draining && !activity.is_http2() => {
+                retired = retired.map(|retired| Retired { is_told: true, ..retired });
+                connection.as_mut().graceful_shutdown();
+            }
+            () = unconstrained(linger(activity)), if is_draining && !activity.is_http2() => {
                 connection.as_mut().graceful_shutdown();
             }
         }
     };
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(FAREWELL, connection.as_mut()).await;
+    tokio::select! {
+        _ = timeout(FAREWELL, connection.as_mut()) => {}
+        // Its place is given away meanwhile.
+        _ = place.must_go() => {}
+    }
     Some(reason)
 }
 
 /// A connection that has been told, or will be at its next answer, that it closes.
 struct Retired {
     reason: &'static str,
-    next_step_at: Instant,
+    since: Instant,
     /// It takes no further request.
     is_told: bool,
 }
 
-async fn due(retired: &Option<Retired>) {
+/// Waits until a retired HTTP/1.1 connection has had its time for another request, and idles.
+async fn to_be_told(retired: &Option<Retired>, activity: &Activity) {
     match retired {
-        Some(retired) => sleep_until(retired.next_step_at.into()).await,
+        Some(Retired { since, is_told: false, .. }) => {
+            sleep_until((*since + RETIREMENT_GRACE).into()).await;
+            linger(activity).await;
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// Waits until a retired connection must end; returns why it was retired.
+async fn over(retired: &Option<Retired>) -> &'static str {
+    match retired {
+        Some(retired) => {
+            sleep_until((retired.since + RETIREMENT_GRACE + RETIREMENT_END).into()).await;
+            retired.reason
+        }
         None => std::future::pending().await,
     }
 }
@@ -326,16 +347,4 @@ async fn linger(activity: &Activity) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bytes<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
-        size_of::<F>()
-    }
-
-    /// The rest is in boxes.
-    #[test]
-    fn a_connections_task_is_small() {
-        assert!(bytes(serve) <= 256, "{}", bytes(serve));
-    }
-}
+mod tests;

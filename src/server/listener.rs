@@ -15,6 +15,9 @@ use super::{State, connection};
 /// Pause after a failure to accept, such as too many open files: it would come again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long connections that are cut at the end of the drain, and their requests, have to be gone.
+const CUT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Tells connections that the listener drains.
 #[derive(Clone)]
 pub struct Drain(watch::Receiver<bool>);
@@ -42,7 +45,7 @@ impl Drain {
 
 // SPEC(TRANS-HTTP-001): the operations are served over TLS alone: every connection of this listener begins with it.
 /// Accepts and serves connections until `drain` begins, then waits for those that are open, at most as long as the
-/// drain timeout. Returns how many were left.
+/// drain timeout, and cuts those that are left: nothing is answered any more when it returns how many these were.
 pub async fn serve(state: Arc<State>, listener: TcpListener, drain: Drain) -> usize {
     let connections = Connections::new(state.limits.max_connections, Some(state.metrics.connections.clone()));
     let accepting = accept(&state, &listener, &connections, &drain);
@@ -52,7 +55,10 @@ pub async fn serve(state: Arc<State>, listener: TcpListener, drain: Drain) -> us
     }
     accept_waiting(&state, listener, &connections, &drain).await;
     let _ = timeout(state.timeouts.drain, connections.wait_until_none()).await;
-    connections.count()
+    let left = connections.count();
+    connections.cut();
+    let _ = timeout(CUT_PATIENCE, connections.wait_until_none()).await;
+    left
 }
 
 async fn accept(state: &Arc<State>, listener: &TcpListener, connections: &Arc<Connections>, drain: &Drain) {

@@ -73,11 +73,18 @@ impl Retirement {
         }
     }
 
+    /// Waits until the rules change that the connection was, or would be, admitted by.
+    pub(super) async fn trust_changed(&self) {
+        let mut rules = self.rules.clone();
+        if rules.wait_for(|rules| *rules > self.admitted_by).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Waits until the connection is to be retired; returns why.
     pub(super) async fn due(&self) -> &'static str {
-        let mut rules = self.rules.clone();
         tokio::select! {
-            Ok(_) = rules.wait_for(|rules| *rules > self.admitted_by) => "trust_changed",
+            () = self.trust_changed() => "trust_changed",
             () = sleep_until(self.too_old_at.into()) => "max_age",
         }
     }

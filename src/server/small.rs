@@ -141,7 +141,7 @@ async fn serve(listener: TcpListener, router: Router, front: Front) {
         tokio::spawn(async move {
             tokio::select! {
                 () = front.serve(stream, address, router, &place) => {}
-                () = place.evicted() => {}
+                _ = place.must_go() => {}
                 () = sleep(MAX_LIFE) => {}
             }
         });

@@ -2,6 +2,7 @@
 //! disk; rotation, restart and verification. The chain itself is tested in `src/audit/tests.rs`.
 
 mod disconnects;
+mod drain;
 mod failures;
 mod proxy_protocol;
 

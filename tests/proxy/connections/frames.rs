@@ -106,13 +106,16 @@ pub(crate) struct FrameConnection {
     stream: TlsStream<TcpStream>,
     unread: Vec<u8>,
     pub(crate) authority: String,
+    /// Whether PINGs are acknowledged. Who does not never lets an orderly end of the connection be completed.
+    pub(crate) answers_pings: bool,
 }
 
 impl FrameConnection {
     /// Connects, agrees on HTTP/2 and says nothing yet.
     pub(crate) async fn open_silent(address: SocketAddr) -> Self {
         let stream = tls(address, tls_config(Http::Two)).await.unwrap();
-        Self { stream, unread: Vec::new(), authority: format!("localhost:{}", address.port()) }
+        let authority = format!("localhost:{}", address.port());
+        Self { stream, unread: Vec::new(), authority, answers_pings: true }
     }
 
     /// Connects and begins: both sides have sent their SETTINGS, and the proxy's are acknowledged.
@@ -148,10 +151,11 @@ impl FrameConnection {
         self.send(&frame(DATA, END_STREAM, stream, body)).await;
     }
 
-    /// The next frame, `None` at the connection's end. SETTINGS and PING are acknowledged.
+    /// The next frame, `None` at the connection's end. SETTINGS and PING are acknowledged, these where wanted.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         let frame = timeout(PATIENCE, self.read_frame()).await.expect("no frame came in time")?;
-        if matches!(frame.kind, SETTINGS | PING) && !frame.is_ack() {
+        let is_answered = frame.kind == SETTINGS || frame.kind == PING && self.answers_pings;
+        if is_answered && !frame.is_ack() {
             let payload = if frame.kind == PING { frame.payload.as_slice() } else { &[] };
             self.send(&self::frame(frame.kind, ACK, 0, payload)).await;
         }
