@@ -77,7 +77,7 @@ impl Retirement {
     pub(super) async fn trust_changed(&self) {
         let mut rules = self.rules.clone();
         if rules.wait_for(|rules| *rules > self.admitted_by).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
