@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -251,15 +251,42 @@ impl Drop for Serving {
     }
 }
 
+/// A command of the proxy's that waits for its configuration, from a pipe.
+struct Waiting {
+    command: Child,
+    pipe: PathBuf,
+}
+
+impl Waiting {
+    fn start(laid: &Laid) -> Self {
+        let pipe = laid.path("pipe");
+        succeed(Command::new("mkfifo").arg(&pipe));
+        let command =
+            Command::new(program("xks-proxy")).args(["check", "--config"]).arg(&pipe).spawn().unwrap();
+        Self { command, pipe }
+    }
+
+    /// How it ends once it is given a configuration that is none.
+    fn end(mut self) -> ExitStatus {
+        // For both, so that it can be opened whether or not somebody still reads.
+        let mut pipe = fs::File::options().read(true).write(true).open(&self.pipe).unwrap();
+        pipe.write_all(b"nonsense").unwrap();
+        drop(pipe);
+        self.command.wait().unwrap()
+    }
+}
+
 #[test]
-fn the_rotation_beside_the_proxy_loses_no_record() {
+fn the_rotation_beside_the_proxy_loses_no_record_and_ends_no_command() {
     let laid = try_out();
     let serving = Serving::start(&laid);
-    // The pod's processes: here, of all those of this machine, the one proxy.
+    let waiting = Waiting::start(&laid);
+    // The pod's processes: here, of all those of this machine, the one proxy, and what somebody calls in the same container.
     let processes = laid.path("processes");
     fs::create_dir(&processes).unwrap();
-    let process = serving.0.id().to_string();
-    symlink(Path::new("/proc").join(&process), processes.join(&process)).unwrap();
+    for process in [serving.0.id().to_string(), waiting.command.id().to_string()] {
+        symlink(Path::new("/proc").join(&process), processes.join(&process)).unwrap();
+    }
     let log = laid.path("audit/audit.log");
     let rotate = |max_bytes: &str| {
         let script = Path::new(ROOT).join("deploy/kubernetes/components/audit-rotation/rotate.sh");
@@ -287,4 +314,5 @@ fn the_rotation_beside_the_proxy_loses_no_record() {
     let key = laid.path("etc/audit.key");
     verify.args(["audit", "verify", "--hmac-key-file"]).arg(key).arg(&log).arg(rotated);
     succeed(&mut verify);
+    assert_eq!(waiting.end().code(), Some(2), "the command lives on, and ends by itself");
 }

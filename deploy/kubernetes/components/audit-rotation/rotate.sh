@@ -10,10 +10,11 @@
 
 set -eu
 
-# Processes of the proxy. Its helpers have the same name, and do nothing on SIGHUP.
+# The processes that serve. Helpers, and commands that somebody calls in the container, have the same name; SIGHUP would end those.
 proxies() {
   for process in "${PROC:-/proc}"/[0-9]*; do
-    if [ "$(cat "$process/comm" 2>/dev/null || true)" = xks-proxy ]; then
+    if [ "$(cat "$process/comm" 2>/dev/null || true)" = xks-proxy ] &&
+      [ "$(tr '\0' '\n' 2>/dev/null <"$process/cmdline" | sed -n 2p)" = serve ]; then
       printf '%s\n' "${process##*/}"
     fi
   done
