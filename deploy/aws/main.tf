@@ -46,9 +46,11 @@ resource "aws_lb_target_group" "this" {
   # proxies' server.proxy_protocol_from must name the load balancer's subnets.
   proxy_protocol_v2    = true
   preserve_client_ip   = false
-  deregistration_delay = 120
+  deregistration_delay = 180
 
-  # A proxy that stops says so to these, and serves for lame_duck_secs: 20 s at least, 120 where it is deregistered too.
+  # A proxy that stops says so to these, and serves on for lame_duck_secs: 70 s at least, since a target was seen to get
+  # connections for 40 s after it was called unhealthy (https://github.com/aws/containers-roadmap/issues/470), and 180 where it is
+  # deregistered.
   health_check {
     protocol            = "HTTP"
     port                = each.value.ping_port

@@ -189,8 +189,15 @@ fn a_load_balancer_in_two_zones_leads_to_the_proxies() {
         (&check["port"], &check["protocol"], &check["path"]),
         (&json!("8080"), &json!("HTTP"), &json!("/ping"))
     );
-    // The default lame_duck_secs is enough for it.
-    assert!(check["interval"].as_i64().unwrap() * check["unhealthy_threshold"].as_i64().unwrap() < 30);
+    // README.md's lame_duck_secs: noticed, and 40 s more in which a target that is unhealthy was seen to get connections; and the time
+    // that it takes to deregister one.
+    let readme = fs::read_to_string(Path::new(ROOT).join("deploy/aws/README.md")).unwrap();
+    let lame_duck = readme.split("lame_duck_secs = ").nth(1).unwrap().lines().next().unwrap();
+    let lame_duck: i64 = lame_duck.parse().unwrap();
+    let noticed = check["interval"].as_i64().unwrap() * check["unhealthy_threshold"].as_i64().unwrap();
+    assert!(lame_duck >= noticed + 6 + 40 && lame_duck >= 180, "{lame_duck}");
+    let delay: i64 = group["deregistration_delay"].to_string().trim_matches('"').parse().unwrap();
+    assert!(delay >= lame_duck, "{delay}");
     let targets = plan.of_type("aws_lb_target_group_attachment");
     let addresses: Vec<_> = targets.iter().map(|target| target["target_id"].as_str().unwrap()).collect();
     assert_eq!(addresses, ["10.0.2.10", "10.0.3.10"]);

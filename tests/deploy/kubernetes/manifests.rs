@@ -12,6 +12,14 @@ use super::{OVERLAYS, Rendered, list, objects, render};
 
 /// From the end of the drain to the end of the process: the tokens' threads end, and the audit log.
 const MARGIN_SECS: i64 = 20;
+/// How long a target was seen to get new connections after it was called unhealthy
+/// (<https://github.com/aws/containers-roadmap/issues/470>), and after it was to be deregistered, which AWS's support puts at 180 s and
+/// more (<https://github.com/kubernetes-sigs/aws-load-balancer-controller/issues/1834>).
+const STILL_SENT_SECS: i64 = 40;
+const DEREGISTERED_SECS: i64 = 180;
+/// What a helper may have unless the configuration says otherwise, and what the proxy itself is left.
+const DEFAULT_HELPER_MIB: i64 = 1024;
+const OWN_MIB: i64 = 128;
 
 fn port_of(listen: &toml::Value) -> i64 {
     listen.as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap()
@@ -55,8 +63,12 @@ fn ports_and_probes_are_those_of_the_configuration() {
             ports[port["name"].as_str().unwrap()] = port["containerPort"].clone();
         }
         assert_eq!(ports, expected, "{}", rendered.name);
+        // Every target of a load balancer that is deregistered at once would leave none to fail open: an outage of the HSM is not to
+        // do that.
+        let is_balanced = rendered.annotation("healthcheck-path").is_some();
+        let readiness = if is_balanced { "/livez" } else { "/readyz" };
         for (probe, path) in
-            [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]
+            [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", readiness)]
         {
             assert_eq!(container[probe]["httpGet"], json!({ "path": path, "port": "admin" }));
         }
@@ -132,10 +144,44 @@ fn a_pod_that_goes_serves_until_nobody_is_sent_to_it() {
         }
         let of_check = |name: &str| number(rendered.annotation(&format!("healthcheck-{name}")));
         let noticed = of_check("interval") * of_check("unhealthy-threshold") + of_check("timeout");
-        assert!(lame_duck >= noticed, "{}: noticed after {noticed} s", rendered.name);
+        assert!(lame_duck >= noticed + STILL_SENT_SECS, "{}: noticed after {noticed} s", rendered.name);
         assert!(of_check("timeout") < of_check("interval"));
+        assert!(lame_duck >= DEREGISTERED_SECS, "{}: {lame_duck} s", rendered.name);
+        let attributes = rendered.annotation("target-group-attributes").unwrap();
+        let delay = attributes.split("deregistration_delay.timeout_seconds=").nth(1);
+        assert!(number(delay) >= lame_duck, "{}: no connection is cut off before", rendered.name);
         // The alert on replicas that are not ready waits for longer than this.
-        assert!(lame_duck <= 120, "{}", rendered.name);
+        assert!(grace < alert_secs("XksProxyNotReady"), "{}: {grace} s", rendered.name);
+    }
+}
+
+/// How long an alert waits before it fires.
+fn alert_secs(name: &str) -> i64 {
+    let rules = std::fs::read_to_string(Path::new(ROOT).join("deploy/monitoring/rules.yml")).unwrap();
+    let alert = rules.split(&format!("- alert: {name}\n")).nth(1).unwrap();
+    let minutes = alert.lines().find_map(|line| line.trim().strip_prefix("for: ")?.strip_suffix('m'));
+    60 * number(minutes)
+}
+
+/// A helper whose module leaks is replaced by the proxy before the kernel ends the whole container.
+#[test]
+fn what_helpers_may_have_fits_into_the_containers_memory() {
+    for rendered in Rendered::every() {
+        let limit = rendered.container()["resources"]["limits"]["memory"].as_str().unwrap();
+        let limit_mib = match limit.strip_suffix("Gi") {
+            Some(gib) => number(Some(gib)) * 1024,
+            None => number(limit.strip_suffix("Mi")),
+        };
+        let configuration = rendered.configuration();
+        let tokens = configuration["tokens"].as_array().unwrap();
+        let is_isolated =
+            |token: &&toml::Value| token.get("isolation").is_some_and(|is| is.as_str() == Some("process"));
+        let bound = |token: &toml::Value| {
+            token.get("helper_memory_mib").map_or(DEFAULT_HELPER_MIB, |mib| mib.as_integer().unwrap())
+        };
+        let helpers: i64 = tokens.iter().filter(is_isolated).map(bound).sum();
+        let name = &rendered.name;
+        assert!(helpers + OWN_MIB <= limit_mib, "{name}: helpers {helpers} MiB of {limit_mib} MiB");
     }
 }
 
