@@ -234,6 +234,61 @@ until_true has_figures
 compose stop xks-proxy
 podman logs xks-test_xks-proxy_1 2>&1 | grep -q '"message":"stopped","clean":true' || fail "compose: the proxy did not stop in order"
 compose down --volumes --timeout 5
+
+say "the image proxy with a client installed on top, as docs/deployment.md runs it"
+mkdir "$work/client" "$work/etc"
+cat >"$work/client/Dockerfile" <<'DOCKERFILE'
+FROM localhost/xks-proxy
+USER 0
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends softhsm2
+USER 10001:10001
+DOCKERFILE
+buildah build --quiet --format docker --isolation chroot --network host --tag localhost/xks-proxy "$work/client" >"$work/build.log" 2>&1 ||
+  { tail -n 20 "$work/build.log"; fail "build on top of the proxy"; }
+# The token, key, certificate and credential of the try-out before; the rest is the operator's own.
+for volume in xks-state xks-audit; do podman volume create "$volume" >/dev/null; done
+state=$(podman volume inspect --format '{{.Mountpoint}}' xks-state)
+cp -a "$work/state/tokens" "$state/"
+chown 10001:10001 "$state" && chmod 700 "$state"
+(cd "$work/state" && cp pin secret server.pem server.key softhsm2.conf "$work/etc/")
+cat >"$work/etc/xks-proxy.toml" <<CONF
+[server]
+listen = "0.0.0.0:8443"
+lame_duck_secs = 1
+certificates = [{ chain_file = "server.pem", key_file = "server.key" }]
+[ping]
+listen = "0.0.0.0:8080"
+[state]
+dir = "/var/lib/xks-proxy"
+[audit]
+path = "/var/log/xks-proxy/audit.log"
+[[tokens]]
+name = "softhsm"
+module = "/usr/lib/softhsm/libsofthsm2.so"
+label = "xks"
+pin = { file = "pin" }
+sessions = 1
+environment = { SOFTHSM2_CONF = "/etc/xks-proxy/softhsm2.conf" }
+$(sed -n '/^\[\[stores\]\]/,$p' "$work/state/xks-proxy.toml")
+CONF
+chgrp -R 10001 "$work/etc" && chmod 750 "$work/etc" && chmod 640 "$work/etc"/*
+listen=$(free_port) ping=$(free_port)
+# Free ports, this machine's limits and folder, no health check of podman's; all else as it stands there.
+block=$(tests/documents/block deploy/docker/test.sh docs/deployment.md 1 |
+  sed "s|memlock=[0-9]*|memlock=$memlock|; s|-v /etc/xks-proxy:|-v $work/etc:|; s|-p 443:|-p 127.0.0.1:$listen:|; s|-p 8080:|-p 127.0.0.1:$ping:|; s|^docker run |podman run ${limits[*]} --no-healthcheck |")
+bash -eux -c "$block" >/dev/null || fail "docker run"
+until_true curl -sf "http://127.0.0.1:$ping/ping"
+podman exec xks /usr/bin/xks-proxy check --config /etc/xks-proxy/xks-proxy.toml >"$work/check.log" 2>&1 || { cat "$work/check.log"; fail "check"; }
+curl -s --cacert "$work/etc/server.pem" --resolve "xks.example.com:$listen:127.0.0.1" "https://xks.example.com:$listen/ping" >/dev/null ||
+  fail "no TLS on the published port"
+pid=$(podman inspect --format '{{.State.Pid}}' xks)
+kill -KILL "$pid"
+is_another() { [ "$(podman inspect --format '{{.State.Pid}}' xks)" != "$pid" ] && curl -sf "http://127.0.0.1:$ping/ping"; }
+until_true is_another
+podman stop xks >/dev/null
+podman logs xks 2>&1 | grep -q '"message":"stopped","clean":true' || fail "it did not stop in order"
+podman run --rm --no-healthcheck --network=none --read-only -v xks-audit:/var/log/xks-proxy localhost/xks-proxy audit verify \
+  /var/log/xks-proxy/audit.log || fail "audit verify"
 skipped+=("Grafana of compose.yaml: Debian has no package of it")
 printf 'skipped: %s\n' "${skipped[@]}"
 echo "all passed"
