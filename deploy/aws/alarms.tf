@@ -5,6 +5,9 @@
 locals {
   key_stores = var.custom_key_store_id == null ? {} : { this = var.custom_key_store_id }
 
+  # Each alarm says where it is explained.
+  runbook = "docs/runbook.md#the-alarm"
+
   # Errors and latency have a series for each operation and exception: the queries take all of the key store's.
   queries = {
     retryable-errors = {
@@ -35,7 +38,7 @@ resource "aws_cloudwatch_metric_alarm" "certificate" {
   for_each = local.key_stores
 
   alarm_name          = "${var.name}-certificate"
-  alarm_description   = "Less than 10 days until the certificate ends, and with it everything that its key store protects."
+  alarm_description   = "Less than 10 days until the certificate ends, and with it all that its key store protects. ${local.runbook}-certificate"
   namespace           = "AWS/KMS"
   metric_name         = "XksProxyCertificateDaysToExpire"
   dimensions          = { CustomKeyStoreId = each.value, CertificateName = var.private_dns_name }
@@ -53,7 +56,7 @@ resource "aws_cloudwatch_metric_alarm" "query" {
   for_each = length(local.key_stores) == 0 ? {} : local.queries
 
   alarm_name          = "${var.name}-${each.key}"
-  alarm_description   = each.value.description
+  alarm_description   = "${each.value.description} ${local.runbook}-${each.key}"
   evaluation_periods  = 1
   comparison_operator = "GreaterThanThreshold"
   threshold           = each.value.threshold
@@ -77,7 +80,7 @@ resource "aws_cloudwatch_metric_alarm" "unavailable" {
   for_each = local.key_stores
 
   alarm_name          = "${var.name}-unavailable"
-  alarm_description   = "The proxies say for 10 minutes that a token cannot serve; the others may carry its load."
+  alarm_description   = "The proxies say for 10 minutes that a token cannot serve; the others may carry its load. ${local.runbook}-unavailable"
   namespace           = "AWS/KMS"
   metric_name         = "XksExternalKeyManagerStates"
   dimensions          = { CustomKeyStoreId = each.value, XksExternalKeyManagerState = "Unavailable" }
@@ -96,7 +99,7 @@ resource "aws_cloudwatch_metric_alarm" "credential" {
   for_each = local.key_stores
 
   alarm_name          = "${var.name}-credential"
-  alarm_description   = "The SigV4 credential is ${var.credential_max_age_days} days old: docs/credential-rotation.md."
+  alarm_description   = "The SigV4 credential is ${var.credential_max_age_days} days old. ${local.runbook}-credential"
   namespace           = "AWS/KMS"
   metric_name         = "XksProxyCredentialAge"
   dimensions          = { CustomKeyStoreId = each.value }

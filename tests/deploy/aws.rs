@@ -239,6 +239,9 @@ fn alarms_are_on_the_metrics_that_kms_has() {
         .iter()
         .map(|alarm| {
             assert_eq!(alarm["alarm_actions"], json!([topic]));
+            let name = alarm["alarm_name"].as_str().unwrap().strip_prefix("xks-proxy-").unwrap();
+            let place = format!(" docs/runbook.md#the-alarm-{name}");
+            assert!(alarm["alarm_description"].as_str().unwrap().ends_with(&place), "{alarm}");
             let query = &alarm["metric_query"][0]["expression"];
             let what = query.as_str().map_or_else(
                 || {

@@ -146,3 +146,53 @@ fn messages_are_found_in_every_form() {
     let source = "tracing::warn!(%a, b = f(x), \"one (1)\"); tracing::error!(\n  x = \"y\",\n \"two \\\n    lines\"\n);";
     assert_eq!(messages(source), ["one (1)", "two lines"]);
 }
+
+/// `deploy/aws/alarms.tf`: those with a resource of their own, and those that are rows of `queries`.
+#[test]
+fn every_alarm_of_cloudwatch_has_a_section() {
+    let source = read("deploy/aws/alarms.tf");
+    let own = source.lines().filter_map(|line| line.split_once("= \"${var.name}-")?.1.strip_suffix('"'));
+    let rows = source.lines().filter_map(|line| line.strip_prefix("    ")?.strip_suffix(" = {"));
+    let alarms: BTreeSet<_> = own.filter(|name| *name != "${each.key}").chain(rows).collect();
+    assert_eq!(alarms.len(), 6, "{alarms:?}");
+    let headings = headings(&read(RUNBOOK));
+    let sections: BTreeSet<_> =
+        headings.iter().filter_map(|(_, heading)| heading.strip_prefix("The alarm ")).collect();
+    assert_eq!(sections, alarms);
+}
+
+/// What a failed start prints: the texts of these errors, with … for what differs.
+#[test]
+fn every_reason_of_a_failed_start_is_explained() {
+    let runbook = read(RUNBOOK);
+    let section = runbook.split_once("\n## A start that fails\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let mut found = 0;
+    for (file, name) in [
+        ("src/app/mod.rs", "AppError"),
+        ("src/audit/mod.rs", "AuditFault"),
+        ("src/iv_budget/mod.rs", "IvBudgetFault"),
+        ("src/version_records/mod.rs", "VersionRecordsFault"),
+    ] {
+        let source = read(file);
+        let errors =
+            source.split_once(&format!("pub enum {name} {{")).unwrap().1.split_once("\n}\n").unwrap().0;
+        for rest in errors.split("#[error(").skip(1) {
+            let Some(literal) = rest.trim_start().strip_prefix('"') else { continue };
+            let text = string(&mut literal.chars());
+            // Another enum's text alone.
+            if text == "{0}" {
+                continue;
+            }
+            let text = text.replace("  ", " ").replace('`', "'");
+            let pieces =
+                text.split('{').map(|piece| piece.rsplit_once('}').map_or(piece, |(_, after)| after));
+            let text = pieces.collect::<Vec<_>>().join("…");
+            assert!(
+                section.contains(&format!("| `{text}` |")),
+                "{file}: {RUNBOOK} (A start that fails) lacks: {text}"
+            );
+            found += 1;
+        }
+    }
+    assert!(found >= 14, "{found}");
+}
