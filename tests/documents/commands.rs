@@ -16,7 +16,7 @@ const DOCUMENTS: [(&str, usize); 10] = [
     ("docs/configuration.md", 1),
     ("docs/credential-rotation.md", 1),
     ("docs/disaster-recovery.md", 2),
-    ("docs/getting-started.md", 2),
+    ("docs/getting-started.md", 3),
     ("docs/hsm/README.md", 1),
     ("docs/key-rotation.md", 2),
     ("docs/reload.md", 2),

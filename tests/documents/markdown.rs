@@ -91,10 +91,10 @@ pub(crate) fn links(text: &str) -> Vec<(usize, String)> {
 
 #[test]
 fn markdown_is_read() {
-    let text = "# A `b` c\n\n1. x\n\n   <!-- needs AWS -->\n   ```sh\n   a\n     b\n   ```\n```text\n# no heading\n```\n[x](y.md#z) `[no](link)`\n";
+    let text = "# A `b` c\n\n1. x\n\n   <!-- not run: a b -->\n   ```sh\n   a\n     b\n   ```\n```text\n# no heading\n```\n[x](y.md#z) `[no](link)`\n";
     let found = blocks(text);
     assert_eq!((found[0].line, &*found[0].language, &*found[0].content), (6, "sh", "a\n  b\n"));
-    assert_eq!(found[0].mark.as_deref(), Some("needs AWS"));
+    assert_eq!(found[0].mark.as_deref(), Some("not run: a b"));
     assert_eq!((&*found[1].language, &found[1].mark), ("text", &None));
     assert_eq!(headings(text), [(1, "A `b` c".to_owned())]);
     assert_eq!(anchor("A `b` c: d-e"), "a-b-c-d-e");

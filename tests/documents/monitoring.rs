@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
+use xks_harness::document::blocks_run_by;
 use xks_proxy::metrics::TABLE;
 
-use super::markdown::{anchor, blocks, headings};
+use super::markdown::{anchor, headings};
 use super::{ROOT, read};
 
 const RULES: &str = "deploy/monitoring/rules.yml";
@@ -116,14 +117,11 @@ fn a_proxy_that_is_restarted_wakes_nobody() {
 /// The commands of deploy/monitoring/README.md, as they stand there.
 #[test]
 fn promtool_accepts_the_rules_and_their_tests_pass() {
-    let readme = blocks(&read("deploy/monitoring/README.md"));
-    let commands: Vec<_> = readme.iter().filter(|block| block.language == "sh").collect();
-    assert_eq!(commands.len(), 2);
     let mut output = String::new();
-    for block in commands {
-        let run = Command::new("bash").args(["-euc", &block.content]).current_dir(ROOT).output().unwrap();
+    for commands in blocks_run_by("tests/documents/monitoring.rs", ("deploy/monitoring/README.md", 2)) {
+        let run = Command::new("bash").args(["-euc", &commands]).current_dir(ROOT).output().unwrap();
         let text = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
-        assert!(run.status.success(), "{}{text}", block.content);
+        assert!(run.status.success(), "{commands}{text}");
         output.push_str(&text);
     }
     assert!(output.contains(&format!("SUCCESS: {} rules found", alerts().len())), "{output}");

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use xks_harness::binary::program;
+use xks_harness::document::blocks_run_by;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -81,10 +82,7 @@ fn run_script(folder: &Path) -> String {
 
 /// The README's block of commands behind a marker.
 fn readme_block() -> String {
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let (_, rest) =
-        readme.split_once("<!-- tests/proxy/development.rs runs this block -->\n```sh\n").unwrap();
-    rest.split_once("```").unwrap().0.to_owned()
+    blocks_run_by("tests/proxy/development.rs", ("README.md", 1)).remove(0)
 }
 
 #[test]

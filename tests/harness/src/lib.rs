@@ -11,6 +11,7 @@
 
 pub mod binary;
 pub mod client;
+pub mod document;
 pub mod faults;
 pub mod pki;
 pub mod proxy;

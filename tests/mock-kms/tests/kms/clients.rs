@@ -2,7 +2,6 @@
 //!
 //! boto3 and aws-cli are part of every run. The others take minutes the first time: `clients/run-all.sh` runs all.
 
-use std::path::Path;
 use std::process::Command;
 
 use xks_harness::binary::profile_folder;
@@ -118,48 +117,6 @@ async fn aws_cli() {
     let mut command = Command::new(clients().join("aws_cli.sh"));
     let output = succeed(with_environment(&mut command, &mock).env("PATH", path));
     assert!(output.ends_with("is served\n"), "{output}");
-}
-
-/// The block of docs/getting-started.md that goes through KMS, as it stands there but for ports, which are free ones.
-#[tokio::test]
-async fn the_getting_started_can_be_followed() {
-    const MARK: &str = "<!-- tests/mock-kms/tests/kms/clients.rs runs this block -->\n```sh\n";
-    // The program is in the background; the block goes on once it listens.
-    const PREAMBLE: &str = "set -eu
-mock-kms() {
-  command mock-kms \"$@\" --listen 127.0.0.1:0 >mock.log &
-  trap \"kill $!\" EXIT
-  until grep -qs listens mock.log; do kill -0 $!; sleep 0.1; done
-}
-";
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/getting-started.md");
-    let document = std::fs::read_to_string(document).unwrap();
-    let block = document.split_once(MARK).unwrap().1.split_once("```").unwrap().0;
-    let proxy = proxy().await;
-    let folder = tempfile::tempdir().unwrap();
-    let store = main_store();
-    std::fs::create_dir_all(folder.path().join(".dev/tls")).unwrap();
-    std::fs::write(folder.path().join(".dev/tls/ca.pem"), Pki::shared().ca_pem()).unwrap();
-    let variables = format!(
-        "URI_PREFIX={}\nSIGV4_ACCESS_KEY_ID={}\nSIGV4_SECRET_ACCESS_KEY={}\nKEY_ID=demo\n",
-        store.prefix.trim_start_matches('/'),
-        store.signing.access_key_id,
-        store.signing.secret_access_key
-    );
-    std::fs::write(folder.path().join(".dev/env"), variables).unwrap();
-    let commands = block
-        .replace("127.0.0.1:8443", &proxy.address.to_string())
-        .replace(".pem &\n", ".pem\n")
-        .replace("http://127.0.0.1:4599", "$(sed -n 's/.*\\(http:[^ ]*\\).*/\\1/p' mock.log)");
-    let own = Path::new(env!("CARGO_BIN_EXE_mock-kms")).parent().unwrap();
-    let programs = python_environment("requirements.txt");
-    let path = format!("{}:{}:{}", own.display(), programs.display(), std::env::var("PATH").unwrap());
-    let mut command = Command::new("bash");
-    command.arg("-c").arg(format!("{PREAMBLE}{commands}")).current_dir(folder.path()).env("PATH", path);
-    let output = succeed(command.env("AWS_EC2_METADATA_DISABLED", "true"));
-    // What the last command prints is a ciphertext of KMS in Base64.
-    assert!(output.trim().len() > 100 && !output.trim().contains([' ', '"']), "{output}");
-    let _ = proxy.wait_for_log(|line| line["kmsOperation"] == "Encrypt" && line["outcome"] == "ok");
 }
 
 #[tokio::test]

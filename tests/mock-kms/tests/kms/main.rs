@@ -9,6 +9,7 @@ mod answers;
 mod clients;
 mod command_line;
 mod cryptography;
+mod documents;
 mod fake_proxy;
 #[path = "../installed/mod.rs"]
 mod installed;
