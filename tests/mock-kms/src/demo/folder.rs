@@ -147,11 +147,12 @@ pub(super) fn build_proxy() -> Result<PathBuf, Stop> {
     }
 }
 
-/// The repository: around the working folder, or where this program was built.
+/// The repository: around the working folder, or around this program. Where it was built is not in it, so that a release
+/// is the same wherever that was.
 fn root() -> Result<PathBuf, Stop> {
     let here = std::env::current_dir().unwrap_or_default();
-    let built_in = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut around = here.ancestors().chain(built_in.ancestors());
+    let this = std::env::current_exe().unwrap_or_default();
+    let mut around = here.ancestors().chain(this.ancestors());
     let root = around.find(|folder| folder.join(SCRIPT).is_file());
     root.map(Path::to_owned)
         .ok_or_else(|| Stop::Setup(format!("{SCRIPT} is not to be found; name its folder with --dir")))
