@@ -43,7 +43,7 @@ async fn the_four_operations_over_both_http_versions() {
         assert_eq!(health.outcome.unwrap().ekm_fleet_details[0].health_status, HealthStatus::Active);
         let key = client.key_metadata(&target(), "demo", &metadata("CreateKey")).await.outcome.unwrap();
         assert_eq!((key.key_spec.as_str(), key.key_status), ("AES_256", KeyStatus::Enabled));
-        for (plaintext, aad) in [(vec![7; 1], None), (vec![8; 4300], Some(vec![9; 8192]))] {
+        for (plaintext, aad) in [(vec![7; 16], None), (vec![8; 4300], Some(vec![9; 8192]))] {
             let aad = aad.as_deref();
             let encrypt =
                 client.encrypt(&target(), "demo", &metadata("GenerateDataKey"), &plaintext, aad).await;
