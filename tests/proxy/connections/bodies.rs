@@ -48,6 +48,8 @@ async fn strangers_without_bodies_do_not_keep_a_signed_client_out() {
         // They come back whenever one of them has lost its place.
         for stream in [4 * round + 1, 4 * round + 3] {
             strangers.send_head(stream, &forged()).await;
+            // Streams are served side by side: the second might be first.
+            wait_for_requests(&proxy, 1).await;
         }
         if round == 0 {
             // The second has pushed the first out.
@@ -70,6 +72,7 @@ async fn slow_bodies_of_one_store_do_not_starve_another() {
     let mut nested = known(&proxy, &nested_store()).await;
     for stream in [3, 5] {
         nested.send_head(stream, &XksRequest::health(&nested_store())).await;
+        wait_for_requests(&proxy, 1).await;
     }
     nested.answer(3).await.expect_err("no answer to half a request");
     wait_for_requests(&proxy, 1).await;
