@@ -452,20 +452,7 @@ fn a_success_that_was_written_too_late_is_taken_back() {
 
 fn shared(settings: AuditSettings) -> (Arc<Shared>, flume::Receiver<Message>) {
     let (messages, waiting) = flume::bounded(2);
-    let shared = Shared {
-        settings,
-        metrics: Arc::new(Metrics::new()),
-        messages,
-        queued_bytes: AtomicUsize::new(0),
-        lost: AtomicU64::new(0),
-        started_at: clock::now(),
-        busy_since_ms: AtomicU64::new(0),
-        oldest_ms: AtomicU64::new(0),
-        is_failing: AtomicBool::new(false),
-        reopen_wanted: AtomicBool::new(false),
-        close_wanted: AtomicBool::new(false),
-        head: Mutex::new(Head::NONE),
-    };
+    let shared = Shared::new(settings, &Arc::new(Metrics::new()), messages);
     (Arc::new(shared), waiting)
 }
 
