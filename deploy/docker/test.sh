@@ -60,8 +60,9 @@ for target in "${image_targets[@]}"; do
 done
 if [ -n "$with_compiler" ]; then
   say "the stage that compiles, in Debian's Rust"
+  # BINARIES is the default; Debian's buildah takes the name of a stage from an argument only where it is given.
   "${engine[@]}" build --isolation chroot --network host --file deploy/docker/Dockerfile --target proxy --tag localhost/compiled \
-    --build-arg RUST=localhost/rust:bookworm --build-arg BASE=localhost/debian:bookworm-slim \
+    --build-arg BINARIES=build --build-arg RUST=localhost/rust:bookworm --build-arg BASE=localhost/debian:bookworm-slim \
     --build-arg XKS_PROXY_COMMIT="$XKS_PROXY_COMMIT" . >"$work/build.log" 2>&1 ||
     { tail -n 20 "$work/build.log"; fail "the stage that compiles"; }
   podman "${storage[@]}" run --rm --runtime crun --cgroups=disabled "${limits[@]}" --network=none localhost/compiled --version
