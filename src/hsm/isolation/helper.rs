@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,7 @@ pub(in crate::hsm) struct Helper {
     lines: Mutex<Vec<Weak<UnixStream>>>,
     /// Always open: a helper is killed where a module would be initialised anew.
     gate: Gate,
+    is_killed: AtomicBool,
     pub(super) started_at: Instant,
 }
 
@@ -80,7 +82,8 @@ impl Helper {
             .process_group(0)
             .spawn()?;
         let (process, started_at) = (Mutex::new(process), clock::now());
-        Ok(Self { process, control, line, memory, lines, gate: Gate::default(), started_at })
+        let (gate, is_killed) = Default::default();
+        Ok(Self { process, control, line, memory, lines, gate, is_killed, started_at })
     }
 
     /// Has the module loaded and initialised.
@@ -112,6 +115,7 @@ impl Helper {
 
     /// Ends the process whatever it is doing. Every call that is in it returns at once, as failed.
     pub(super) fn kill(&self) {
+        self.is_killed.store(true, Ordering::Release);
         let _ = lock(&self.process).kill();
         // A child of the process, if a module has made any, may have the streams too.
         let _ = self.control.shutdown(Shutdown::Both);
@@ -195,7 +199,8 @@ impl Module for Helper {
         let line = open_line(&self.control, &self.lines).map_err(|_| HELPER_ENDED)?;
         let opened = ask::<Result<(), Code>>(&line, &Request::OpenSession { slot: slot.id(), access });
         // One that runs has closed the line because it may have no further thread or file: its other sessions serve.
-        let opened = opened.map_err(|gone| if self.ended().is_none() { RvError::HostMemory } else { gone });
+        let runs = || !self.is_killed.load(Ordering::Acquire) && self.ended().is_none();
+        let opened = opened.map_err(|gone| if runs() { RvError::HostMemory } else { gone });
         opened??;
         Ok(Box::new(HelperSession(line)))
     }
