@@ -178,7 +178,8 @@ pub enum SecretFault {
     Environment(String),
     /// Not started by systemd with credentials.
     #[error(
-        "there are no systemd credentials: CREDENTIALS_DIRECTORY is not set; does the unit say LoadCredential=NAME:…?"
+        "there are no systemd credentials: CREDENTIALS_DIRECTORY is not set; does the unit say LoadCredential=NAME:…? By \
+         hand, give the folder that it loads from: CREDENTIALS_DIRECTORY=FOLDER xks-proxy …"
     )]
     NoCredentialsDirectory(String),
 }
