@@ -227,6 +227,7 @@ async fn show_metrics(State(state): State<AdminState>) -> impl IntoResponse {
         let count = i64::try_from(fleet.unresolved().len()).unwrap_or(i64::MAX);
         state.metrics.keys_unresolved.with_label_values(&[store]).set(count);
     }
+    state.metrics.show_keys_out(served.stores.iter().flat_map(|(_, fleet)| fleet.keys_out()));
     state.metrics.ready.set(i64::from(state.readiness.is_ready()));
     ([(http::header::CONTENT_TYPE, CONTENT_TYPE)], state.metrics.render())
 }

@@ -4,9 +4,11 @@ mod declaration;
 mod process;
 mod table;
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, TextEncoder};
 
 pub use declaration::{Label, Row, Values};
 pub(crate) use process::resident_bytes;
@@ -55,6 +57,18 @@ impl Metrics {
         self.forget(("token", token));
     }
 
+    /// So many keys of each store are out of use on a token, and why: stores that share one are added up.
+    pub fn show_keys_out(&self, of_stores: impl IntoIterator<Item = (Arc<str>, &'static str, usize)>) {
+        let mut counts = HashMap::new();
+        for (token, reason, count) in of_stores {
+            *counts.entry((token, reason)).or_insert(0) += count;
+        }
+        for ((token, reason), count) in counts {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.token_keys_out.with_label_values(&[&*token, reason]).set(count);
+        }
+    }
+
     /// All metrics in Prometheus's text format.
     #[must_use]
     pub fn render(&self) -> String {
@@ -97,7 +111,6 @@ pub struct TokenMetrics {
     pub breaker_open: IntGauge,
     asked_second: IntCounterVec,
     retries: IntCounterVec,
-    keys_out: IntGaugeVec,
 }
 
 impl TokenMetrics {
@@ -124,7 +137,6 @@ impl TokenMetrics {
             breaker_open: metrics.token_breaker_open.with_label_values(&[token]),
             asked_second: metrics.token_second_attempts.clone(),
             retries: metrics.hsm_retries.clone(),
-            keys_out: metrics.token_keys_out.clone(),
             token: token.into(),
         }
     }
@@ -157,13 +169,6 @@ impl TokenMetrics {
     /// A call is done once more on this token.
     pub fn retried(&self, reason: &str) {
         self.retries.with_label_values(&[&self.token, reason]).inc();
-    }
-
-    /// So many keys are out of use on the token.
-    pub fn keys_out(&self, reason: &str, count: usize) {
-        self.keys_out
-            .with_label_values(&[&*self.token, reason])
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A key was searched in the token.
@@ -214,8 +219,8 @@ mod tests {
     #[test]
     fn what_is_gone_is_shown_no_more() {
         let metrics = Metrics::new();
-        let token = TokenMetrics::new(&metrics, "main");
-        token.keys_out("missing", 3);
+        let _token = TokenMetrics::new(&metrics, "main");
+        metrics.show_keys_out([("main".into(), "missing", 3)]);
         metrics.keys_unresolved.with_label_values(&["a"]).set(1);
         metrics.forget_token("main");
         metrics.forget_store("a");

@@ -201,7 +201,7 @@ metrics! {
         "Calls done once more on the same token: on a new session, since the one before was lost (`session_lost`), or a \
          decrypt whose return code left open whether the tag or the token was bad (`doubtful_tag`).";
     token_keys_out: IntGaugeVec = "xks_token_keys_out", "keys", [TOKEN, KEY_FAULT], None,
-        "Keys that the token lacks, has another value of, or cannot show to be the ones meant.";
+        "Keys that the token lacks, has another value of, or cannot show to be the ones meant, of all stores together.";
     key_searches: IntCounterVec = "xks_key_searches_total", "searches", [TOKEN, SEARCH], None,
         "Searches in the token for keys that the index did not hold.";
     keys_unresolved: IntGaugeVec = "xks_keys_unresolved", "keys", [STORE], None,

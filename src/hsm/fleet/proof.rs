@@ -50,6 +50,7 @@ pub(super) enum KeyFault {
 }
 
 impl KeyFault {
+    /// In the order of their numbers.
     const ALL: [Self; 5] =
         [Self::Missing, Self::Ambiguous, Self::Differs, Self::OfAnotherStore, Self::Unprovable];
 
@@ -292,7 +293,7 @@ impl Fleet {
     pub(super) fn note_fault(&self, member: usize, key: &KeyMaterial, fault: KeyFault) {
         let mut faults = lock(&self.faults);
         let before = faults.insert((member, key.locator.clone()), fault);
-        self.count_faults(member, &faults);
+        drop(faults);
         if before != Some(fault) {
             let (token, locator) = (self.members[member].name(), &key.locator);
             match fault {
@@ -337,19 +338,24 @@ impl Fleet {
 
     /// Whether there was one.
     fn drop_fault(&self, member: usize, key: &KeyMaterial) -> bool {
-        let mut faults = lock(&self.faults);
-        let was_at_fault = faults.remove(&(member, key.locator.clone())).is_some();
-        if was_at_fault {
-            self.count_faults(member, &faults);
-        }
-        was_at_fault
+        lock(&self.faults).remove(&(member, key.locator.clone())).is_some()
     }
 
-    fn count_faults(&self, member: usize, faults: &HashMap<(usize, KeyLocator), KeyFault>) {
-        for fault in KeyFault::ALL {
-            let count = faults.iter().filter(|((of, _), found)| *of == member && **found == fault).count();
-            self.members[member].metrics().keys_out(fault.label(), count);
+    /// How many keys of the store are out of use on each token, and why; also where none is.
+    #[must_use]
+    pub fn keys_out(&self) -> Vec<(Arc<str>, &'static str, usize)> {
+        let mut counts = vec![[0; KeyFault::ALL.len()]; self.members.len()];
+        for ((member, _), fault) in lock(&self.faults).iter() {
+            counts[*member][*fault as usize] += 1;
         }
+        let of_token = |(token, counts): (&Arc<Token>, [usize; KeyFault::ALL.len()])| {
+            let name = Arc::clone(&token.settings().name);
+            KeyFault::ALL
+                .into_iter()
+                .zip(counts)
+                .map(move |(fault, count)| (Arc::clone(&name), fault.label(), count))
+        };
+        self.members.iter().zip(counts).flat_map(of_token).collect()
     }
 
     /// Looks again for keys that a member lacks or has as others.

@@ -7,9 +7,9 @@ use xks_harness::client::{tls, tls_config};
 use xks_harness::pki::TestCa;
 use xks_harness::proxy::{PATIENCE, main_store, nested_store};
 use xks_harness::token::{PIN, SO_PIN};
-use xks_harness::{Faults, Function, Http, Pki, Setup, SoftHsm, Store};
+use xks_harness::{Faults, Function, Http, Pki, Proxy, Setup, SoftHsm, Store};
 
-use super::rig::{Reloading, credential, listed, main_store_as};
+use super::rig::{Reloading, UNWATCHED, credential, listed, main_store_as};
 use super::versions::versions;
 
 fn refused(name: &str, status: u16) -> (u16, String) {
@@ -110,6 +110,23 @@ async fn stores_come_and_go() {
     assert_eq!(reloading.reload_with(&disabled).await, "ok");
     let answer = reloading.client().await.encrypt("demo").await;
     assert_eq!(answer.error(), refused("InvalidStateException", 400));
+}
+
+/// Keys that two stores cannot use on one token are two, and one once the other store is gone.
+#[tokio::test]
+async fn keys_out_of_use_on_a_token_are_those_of_all_stores_that_are_served() {
+    let token = SoftHsm::with_keys();
+    token.generate("demo", &["--id", "02", "--duplicate"]);
+    for id in ["03", "04"] {
+        token.generate("third-demo", &["--id", id, "--duplicate"]);
+    }
+    let alone = Setup { more: UNWATCHED.to_owned(), ..Setup::default() };
+    let both = with_third_store(&alone);
+    let reloading = Reloading { proxy: Proxy::start_on(&both, token.into()).await, setup: both };
+    let out = |count: u8| format!("xks_token_keys_out{{reason=\"ambiguous\",token=\"softhsm\"}} {count}\n");
+    reloading.proxy.wait_for("/metrics", |_, text| text.contains(&out(2))).await;
+    assert_eq!(reloading.reload_with(&alone).await, "ok");
+    reloading.proxy.wait_for("/metrics", |_, text| text.contains(&out(1))).await;
 }
 
 /// Nobody could bring an alert to its end that is about a store that is gone.
