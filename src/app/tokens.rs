@@ -1,6 +1,6 @@
 //! The tokens of a configuration, and the stores on them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::hsm::{
 use crate::iv_budget::IvBudget;
 use crate::keystore::{
     CredentialUses, ExternalKey, KeyRule, KeyStore, KeyStores, KeyVersion, LatestKeys, StoreQuota,
+    VersionState,
 };
 use crate::metrics::{Metrics, TokenMetrics};
 use crate::version_records::VersionRecords;
@@ -235,6 +236,24 @@ impl KeyMemory for StoreMemory {
         if let Some((id, number)) = self.version(locator) {
             self.records.note(&self.store, (id.as_str(), number), locator, check_value, token);
         }
+    }
+
+    fn note_listing(&self, fleet: &Fleet) {
+        let Some(rule) = &self.rule else { return };
+        let listed: BTreeSet<_> = self.listed.values().map(|(id, _)| id).collect();
+        let labels = fleet.labels_by_rule();
+        let ids: BTreeSet<_> = labels.iter().filter_map(|label| Some(rule.key_of(label)?.0)).collect();
+        let ids: Vec<_> = ids.iter().filter(|id| !listed.contains(id)).collect();
+        let found_on = |number| {
+            let mut tokens: BTreeSet<_> = fleet.names().cloned().collect();
+            for id in &ids {
+                let holders: Vec<_> = fleet.holders(&KeyLocator::Label(rule.label(id, number))).collect();
+                tokens.retain(|token| holders.contains(&token));
+            }
+            tokens
+        };
+        let used = rule.versions().filter(|(_, state)| *state != VersionState::Disabled);
+        self.records.note_found(&self.store, used.map(|(number, _)| (number, found_on(number))).collect());
     }
 }
 

@@ -162,12 +162,13 @@ pub fn unsafe_at_start(stores: &[StoreSettings], records: &VersionRecords) -> Ve
                 Some(key) => format!("store {name}: key {key} version {number}"),
                 None => format!("store {name}: version {number} of the keys of its rule"),
             };
-            let lacking = match promotion.key {
-                Some(key) if store.keys.listed().any(|(id, _)| id.as_str() == key) => {
-                    records.lacking(name, key, number, &store.tokens)
-                }
-                _ => Vec::new(),
+            let mut lacking = match promotion.key {
+                Some(key) => records.lacking(name, key, number, &store.tokens),
+                None => store.tokens.clone(),
             };
+            if promotion.key.is_none_or(|key| !before.keys.contains_key(key)) {
+                lacking.retain(|token| !before.was_found_on(number, token));
+            }
             if !promotion.was_known {
                 let file = records.file_of_store(name).unwrap_or_default();
                 problems.push(format!(
@@ -177,8 +178,11 @@ pub fn unsafe_at_start(stores: &[StoreSettings], records: &VersionRecords) -> Ve
                     file.display()
                 ));
             } else if !lacking.is_empty() {
+                let what = promotion
+                    .key
+                    .map_or("not every key of the rule has been found with it", |_| "has not been found");
                 problems.push(format!(
-                    "{which} would become primary and has not been found on token {}: serve it as staged until it is there",
+                    "{which} would become primary and {what} on token {}: serve it as staged until it is there",
                     lacking.join(", ")
                 ));
             }
@@ -205,5 +209,6 @@ fn served(keys: &KeyMap) -> ServedStore {
         let others = rule.others.iter().filter(|(_, state)| *state != VersionState::Disabled);
         ServedVersions { primary: rule.primary, others: others.map(|(number, _)| *number).collect() }
     });
-    ServedStore { keys: keys.listed().map(|(id, key)| (id.as_str().to_owned(), of_key(key))).collect(), rule }
+    let keys = keys.listed().map(|(id, key)| (id.as_str().to_owned(), of_key(key))).collect();
+    ServedStore { keys, rule, ..ServedStore::default() }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::served::{ServedStore, ServedVersions};
+use super::served::{FoundByRule, ServedStore, ServedVersions};
 use super::{Version, VersionRecordsFault};
 use crate::hsm::{KeyLocator, KnownVersion};
 use crate::iv_budget::VersionId;
@@ -46,6 +46,8 @@ struct StoreRecord {
     keys: BTreeMap<String, ServedVersions>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     rule: Option<ServedVersions>,
+    #[serde(skip_serializing_if = "FoundByRule::is_empty", default)]
+    found: FoundByRule,
 }
 
 /// Where the records are. The lock of the counts beside them keeps other processes out.
@@ -84,7 +86,10 @@ impl Folders {
         let store = |(path, record): (PathBuf, Option<StoreRecord>)| {
             let record = record.filter(|record| record.format == FORMAT);
             let record = record.ok_or(VersionRecordsFault::Damaged(path))?;
-            Ok((record.store.into(), ServedStore { keys: record.keys, rule: record.rule }))
+            Ok((
+                record.store.into(),
+                ServedStore { keys: record.keys, rule: record.rule, found: record.found },
+            ))
         };
         self.served.read()?.into_iter().map(store).collect()
     }
@@ -115,8 +120,8 @@ impl Folders {
 
     /// The same for a store.
     pub(super) fn write_served(&self, store: &str, served: &ServedStore) -> Result<(), VersionRecordsFault> {
-        let ServedStore { keys, rule } = served.clone();
-        let record = StoreRecord { format: FORMAT, store: store.to_owned(), keys, rule };
+        let ServedStore { keys, rule, found } = served.clone();
+        let record = StoreRecord { format: FORMAT, store: store.to_owned(), keys, rule, found };
         Ok(self.served.replace(&self.file_of_store(store), &record)?)
     }
 }

@@ -25,7 +25,7 @@ use crate::iv_budget::VersionId;
 use crate::metrics::Metrics;
 use crate::state_folder::StateFault;
 use folder::Folders;
-pub use served::{Promotion, ServedStore, ServedVersions};
+pub use served::{FoundByRule, Promotion, ServedStore, ServedVersions};
 
 /// How long after a failure the same is written again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -181,10 +181,29 @@ impl VersionRecords {
         Some(self.folders.as_ref()?.file_of_store(store))
     }
 
-    /// This is served of a store from now on.
+    /// This is served of a store from now on. What was found of its rule's versions stays.
     pub fn note_served(&self, store: &Arc<str>, served: ServedStore) {
-        let before = lock(&self.records.served).insert(Arc::clone(store), served.clone());
-        if before != Some(served) {
+        self.change_served(store, |known| {
+            let found = std::mem::take(&mut known.found);
+            *known = ServedStore { found, ..served };
+            known.forget_unknown();
+        });
+    }
+
+    /// The tokens of a store have all listed their keys, and this is found of its rule's versions.
+    pub fn note_found(&self, store: &Arc<str>, found: FoundByRule) {
+        self.change_served(store, |known| known.found = found);
+    }
+
+    fn change_served(&self, store: &Arc<str>, change: impl FnOnce(&mut ServedStore)) {
+        let mut served = lock(&self.records.served);
+        let is_new = !served.contains_key(store);
+        let known = served.entry(Arc::clone(store)).or_default();
+        let before = known.clone();
+        change(known);
+        let is_news = is_new || *known != before;
+        drop(served);
+        if is_news {
             self.write(Written::Served(Arc::clone(store)));
         }
     }

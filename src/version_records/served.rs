@@ -1,6 +1,7 @@
 //! Which versions a store's keys had in the configuration that was served last: what a start may make primary depends on it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,12 @@ pub struct ServedStore {
     pub keys: BTreeMap<String, ServedVersions>,
     /// Those of the rule.
     pub rule: Option<ServedVersions>,
+    /// Where the keys of the rule were found when their tokens listed them last.
+    pub found: FoundByRule,
 }
+
+/// On which tokens every key of a rule was found, by the number of its version.
+pub type FoundByRule = BTreeMap<u32, BTreeSet<Arc<str>>>;
 
 /// A version that begins to encrypt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +43,20 @@ pub struct Promotion<'s> {
 impl ServedStore {
     fn versions(&self, key: &str) -> Option<&ServedVersions> {
         self.keys.get(key).or(self.rule.as_ref())
+    }
+
+    /// The tokens on which every key of the rule has been found in that version.
+    #[must_use]
+    pub fn was_found_on(&self, number: u32, token: &Arc<str>) -> bool {
+        self.found.get(&number).is_some_and(|tokens| tokens.contains(token))
+    }
+
+    /// Forgets what was found of versions that the rule lacks.
+    pub(super) fn forget_unknown(&mut self) {
+        let rule = self.rule.as_ref();
+        let is_known =
+            |number: &u32| rule.is_some_and(|rule| rule.primary == *number || rule.others.contains(number));
+        self.found.retain(|number, _| is_known(number));
     }
 
     /// Versions that would begin to encrypt if this were served after what was served `before`. A key that is new promotes
@@ -65,7 +85,7 @@ mod tests {
 
     fn store(keys: &[(&str, ServedVersions)], rule: Option<ServedVersions>) -> ServedStore {
         let keys = keys.iter().map(|(id, versions)| ((*id).to_owned(), versions.clone())).collect();
-        ServedStore { keys, rule }
+        ServedStore { keys, rule, ..ServedStore::default() }
     }
 
     #[test]

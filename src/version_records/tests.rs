@@ -64,7 +64,8 @@ fn what_was_served_and_where_it_was_found_outlive_the_process() {
     let (store, value): (Arc<str>, CheckValue) = ("main".into(), VALUE.parse().unwrap());
     let tokens = [Arc::from("one"), Arc::from("two")];
     let versions = ServedVersions { primary: 2, others: vec![1] };
-    let served = ServedStore { keys: [("a".to_owned(), versions.clone())].into(), rule: Some(versions) };
+    let keys = [("a".to_owned(), versions.clone())].into();
+    let served = ServedStore { keys, rule: Some(versions), ..ServedStore::default() };
     assert!(VersionRecords::read(&dir.path().join("absent")).unwrap().served("main").is_none());
     let records = open(dir.path()).unwrap();
     assert_eq!(records.lacking(&store, "a", 2, &tokens), tokens);
@@ -82,6 +83,33 @@ fn what_was_served_and_where_it_was_found_outlive_the_process() {
     assert!(matches!(open(dir.path()), Err(VersionRecordsFault::Damaged(at)) if at == file));
     fs::remove_file(&file).unwrap();
     assert!(open(dir.path()).unwrap().served("main").is_none());
+}
+
+#[test]
+fn where_the_keys_of_a_rule_were_found_outlives_what_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<str> = "main".into();
+    let of_rule = |primary, others: &[u32]| {
+        let rule = Some(ServedVersions { primary, others: others.to_vec() });
+        ServedStore { rule, ..ServedStore::default() }
+    };
+    let records = open(dir.path()).unwrap();
+    // Found before anything was served of a store: another start is to be held to nothing by it.
+    let found: FoundByRule = [1, 2].map(|number| (number, BTreeSet::from(["one".into()]))).into();
+    records.note_found(&store, found.clone());
+    assert!(of_rule(2, &[1]).promotions(&records.served("main").unwrap()).is_empty());
+    records.note_served(&store, of_rule(1, &[2]));
+    records.close();
+    let records = open(dir.path()).unwrap();
+    let served = records.served("main").unwrap();
+    assert_eq!(served.found, found);
+    assert!(served.was_found_on(2, &"one".into()));
+    assert!(!served.was_found_on(2, &"two".into()) && !served.was_found_on(3, &"one".into()));
+    records.note_served(&store, of_rule(2, &[]));
+    assert_eq!(records.served("main").unwrap().found.into_keys().collect::<Vec<_>>(), [2]);
+    records.note_served(&store, ServedStore::default());
+    assert!(records.served("main").unwrap().found.is_empty());
+    records.close();
 }
 
 /// Of another key nothing is known but where that one was found.

@@ -1,5 +1,6 @@
 //! What a fleet knows of its keys from earlier configurations and processes.
 
+use super::Fleet;
 use crate::hsm::{CheckValue, KeyLocator, KeyMaterial};
 
 /// Which key a version was found to be.
@@ -26,4 +27,7 @@ pub trait KeyMemory: Send + Sync {
 
     /// The version that a locator stands for is on that token, and is the key that made this. Must return at once.
     fn note(&self, locator: &KeyLocator, check_value: &CheckValue, token: &str);
+
+    /// Every token of the fleet has listed its keys, or has others than at the last time. Asks the indexes alone.
+    fn note_listing(&self, fleet: &Fleet);
 }

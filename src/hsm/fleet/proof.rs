@@ -1,10 +1,11 @@
 //! The same label is not the same key: before a token serves a key it shows that it is the one meant.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::{Fleet, lock};
@@ -416,7 +417,17 @@ impl Fleet {
         let mut looks: Vec<_> = self.members.iter().map(|_| LookAgain::default()).collect();
         // The listing after which the keys of each were last proven.
         let mut proven = vec![None; self.members.len()];
+        let mut noted = None;
         loop {
+            // As long as one is away nobody knows which keys there are.
+            let listed: Option<Vec<_>> =
+                self.members.iter().map(|token| token.indexed_generation()).collect();
+            if listed.is_some() && listed != noted {
+                let fleet = Arc::clone(&self);
+                // Thousands of keys take their time.
+                let _ = spawn_blocking(move || fleet.memory.note_listing(&fleet)).await;
+                noted = listed;
+            }
             for (member, look) in looks.iter_mut().enumerate() {
                 let faults = lock(&self.faults).keys().filter(|(of, _)| *of == member).count();
                 if let Some(turn) = look.is_due(faults) {

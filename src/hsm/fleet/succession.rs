@@ -127,6 +127,11 @@ impl Fleet {
         self.listed.iter().filter(|key| !is_there(key)).map(|key| &key.locator).collect()
     }
 
+    /// The names of its tokens.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.members.iter().map(|token| &token.settings().name)
+    }
+
     /// The tokens whose keys have not been listed since they were connected last, or that are not connected.
     pub fn unlisted(&self) -> impl Iterator<Item = &Arc<str>> {
         self.members.iter().filter(|token| !token.is_indexed()).map(|token| &token.settings().name)
@@ -136,6 +141,15 @@ impl Fleet {
     #[must_use]
     pub fn is_being_listed(&self) -> bool {
         self.members.iter().any(|token| token.is_connected() && !token.is_indexed())
+    }
+
+    /// The tokens whose indexes hold the key of that name, once, and not as another than the one meant.
+    pub fn holders(&self, locator: &KeyLocator) -> impl Iterator<Item = &Arc<str>> {
+        let key = KeyMaterial { locator: locator.clone(), check_value: None };
+        let holds = move |token: &&Arc<Token>| {
+            token.standing(self.id, &key).is_some_and(|s| s != super::Standing::Refused)
+        };
+        self.members.iter().filter(holds).map(|token| &token.settings().name)
     }
 
     /// The labels in the tokens' indexes that the store's rule makes.

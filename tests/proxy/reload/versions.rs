@@ -314,7 +314,20 @@ async fn a_start_promotes_a_rules_version_only_where_it_was_staged() {
         "{text}"
     );
     start(STAGED).await;
+    // No key of the rule, so that none lacks the version; and one that does.
     start(PROMOTED).await;
+    token.generate("nested-a", &[]);
+    start(STAGED).await;
+    let (code, text) = run("serve", &with(PROMOTED), &token);
+    let told = "version 2 of the keys of its rule would become primary and not every key of the rule has been found with it on \
+                token softhsm";
+    assert!(code == Some(2) && text.contains(told), "{text}");
+    assert_eq!(run("check", &with(PROMOTED), &token).0, Some(1));
+    token.generate("nested-a@2", &[]);
+    start(STAGED).await;
+    start(PROMOTED).await;
+    // And back to a version that was retired meanwhile.
+    start(STAGED).await;
 }
 
 const FIRST: &str = "{ number = 1, state = \"primary\" }";
