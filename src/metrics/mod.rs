@@ -43,7 +43,9 @@ impl Metrics {
     pub fn begin_store(&self, store: &str) {
         self.begin(Some(("store", store)));
         for operation in table::OPERATIONS {
-            let _ = self.requests.with_label_values(&[operation, store, "none"]);
+            for error in ["none", "abandoned"] {
+                let _ = self.requests.with_label_values(&[operation, store, error]);
+            }
         }
     }
 

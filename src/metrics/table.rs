@@ -22,7 +22,9 @@ const CERTIFICATE: Label = Label {
 /// Open, though its values are known: of all that could be counted, most never are.
 const ERROR: Label = Label {
     name: "error",
-    values: Values::Open("an errorName; `none`; `abandoned` by the client; or `closed` without an answer"),
+    values: Values::Open(
+        "an errorName; `none`; `abandoned` by the client; `incomplete`, by one that was not authenticated yet; or `closed` without an answer",
+    ),
 };
 /// The API's operations.
 pub(super) const OPERATIONS: [&str; 4] = ["Encrypt", "Decrypt", "GetKeyMetadata", "GetHealthStatus"];
@@ -122,10 +124,10 @@ metrics! {
         "Requests by their end.";
     errors: IntCounterVec = "xks_errors_total", "requests", [STORE, KIND], Some("XksProxyErrors"),
         "Requests answered with an error, as KMS divides them: after `retryable` ones (InternalException, \
-         DependencyTimeoutException, ThrottlingException) the caller's next try may succeed. `not_authenticated` are apart: \
-         strangers can make them too.";
+         DependencyTimeoutException, ThrottlingException) the caller's next try may succeed. `not_authenticated` are apart, \
+         whatever is wrong with them: strangers can make them too.";
     request_seconds: HistogramVec = "xks_request_seconds", "seconds", [OPERATION, STORE], Some("XksProxyLatency"),
-        "Time from a request's first byte to its answer. KMS measures the network's part too.";
+        "Time from a request's first byte to its answer, of those that were authenticated. KMS measures the network's part too.";
     requests_in_flight: IntGauge = "xks_requests_in_flight", "requests", [], None,
         "API requests being worked on.";
     throttled: IntCounterVec = "xks_throttled_total", "requests", [STORE, WHAT_RAN_OUT],

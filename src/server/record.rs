@@ -106,7 +106,6 @@ impl Record {
 
     /// What the audit log keeps; nothing of a request that was not authenticated.
     fn to_audit(&self) -> Option<RequestRecord> {
-        let (outcome, reason) = self.outcome();
         let hsm = &self.trace.hsm;
         Some(RequestRecord {
             time: clock::wall_clock(),
@@ -114,8 +113,8 @@ impl Record {
             store: Arc::clone(&self.store.as_ref()?.name),
             external_key_id: self.external_key_id.as_ref().map(|id| id.as_str().into()),
             key_version: self.trace.key_version,
-            outcome,
-            reason,
+            outcome: self.outcome(),
+            reason: self.reason(),
             policy: self.trace.policy.clone(),
             access_key_id: self.access_key_id.clone()?,
             peer: self.peer,
@@ -167,7 +166,7 @@ impl Record {
             _ => {}
         }
         let store = self.store.as_ref().map_or("none", |store| &store.name);
-        self.state.metrics.errors.with_label_values(&[store, kind(&error)]).inc();
+        self.state.metrics.errors.with_label_values(&[store, self.kind(&error)]).inc();
         if let Some(reason) = self.throttled_for(&error) {
             self.state.metrics.throttled.with_label_values(&[store, reason]).inc();
         }
@@ -189,12 +188,39 @@ impl Record {
         self.end = End::Closed(reason);
     }
 
-    fn outcome(&self) -> (&'static str, Option<String>) {
+    /// How KMS counts an error. What strangers can make of their own is kept apart, or they could wake somebody.
+    fn kind(&self, error: &Error) -> &'static str {
+        match error {
+            error if error.to_wire().name.is_retryable() => "retryable",
+            _ if self.access_key_id.is_none() => "not_authenticated",
+            _ => "non_retryable",
+        }
+    }
+
+    fn outcome(&self) -> &'static str {
         match &self.end {
-            End::Abandoned => ("abandoned", None),
-            End::Succeeded { .. } => ("ok", None),
-            End::Failed(error) => (error.to_wire().name.as_str(), Some(error.to_string())),
-            End::Closed(reason) => ("closed", Some((*reason).to_owned())),
+            End::Abandoned => "abandoned",
+            End::Succeeded { .. } => "ok",
+            End::Failed(error) => error.to_wire().name.as_str(),
+            End::Closed(_) => "closed",
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        match &self.end {
+            End::Abandoned | End::Succeeded { .. } => None,
+            End::Failed(error) => Some(error.to_string()),
+            End::Closed(reason) => Some((*reason).to_owned()),
+        }
+    }
+
+    /// The label of its end in the metrics.
+    fn error_label(&self) -> &'static str {
+        match &self.end {
+            End::Succeeded { .. } => "none",
+            // Nobody knows who left.
+            End::Abandoned if self.access_key_id.is_none() => "incomplete",
+            _ => self.outcome(),
         }
     }
 }
@@ -202,23 +228,21 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let total = self.began_at.elapsed();
-        let (outcome, _) = self.outcome();
         let operation = self.operation.map_or("none", Operation::name);
         let store = self.store.as_ref().map_or("none", |store| &store.name);
-        let error = if outcome == "ok" { "none" } else { outcome };
-        self.state.metrics.requests.with_label_values(&[operation, store, error]).inc();
-        if self.trace.is_aws_sample && outcome == "ok" {
+        self.state.metrics.requests.with_label_values(&[operation, store, self.error_label()]).inc();
+        if self.trace.is_aws_sample && matches!(self.end, End::Succeeded { .. }) {
             self.state.metrics.aws_sample_decrypts.with_label_values(&[store]).inc();
         }
         if self.trace.hsm.unverified > 0 {
             let failures = u64::from(self.trace.hsm.unverified);
             self.state.metrics.integrity_failures.with_label_values(&[store]).inc_by(failures);
         }
-        self.state
-            .metrics
-            .request_seconds
-            .with_label_values(&[operation, store])
-            .observe(total.as_secs_f64());
+        // How long a stranger takes over a body says nothing of the proxy.
+        if self.access_key_id.is_some() {
+            let seconds = self.state.metrics.request_seconds.with_label_values(&[operation, store]);
+            seconds.observe(total.as_secs_f64());
+        }
         if let Some(audit) = self.state.audit.as_ref().filter(|_| !self.is_audited)
             && let Some(record) = self.to_audit()
         {
@@ -232,7 +256,7 @@ impl Drop for Record {
 
 impl Record {
     fn log(&self, total: Duration) {
-        let (outcome, reason) = self.outcome();
+        let (outcome, reason) = (self.outcome(), self.reason());
         let operation = self.operation.map_or("none", Operation::name);
         let store = self.store.as_ref().map_or("none", |store| &store.name);
         let none = RequestMetadata::default();
@@ -275,15 +299,6 @@ impl Record {
             certificate_subject = self.certificate_subject.as_deref(),
             http = self.http(),
         );
-    }
-}
-
-/// How KMS counts an error.
-fn kind(error: &Error) -> &'static str {
-    match error {
-        Error::Authentication(_) => "not_authenticated",
-        error if error.to_wire().name.is_retryable() => "retryable",
-        _ => "non_retryable",
     }
 }
 

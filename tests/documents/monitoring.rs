@@ -67,6 +67,17 @@ fn every_label_word_that_rules_match_is_one_that_is_counted() {
     }
 }
 
+/// What comes between the last sample of one window and the first of the next is in neither.
+#[test]
+fn rules_that_look_at_a_minute_are_evaluated_as_often_as_proxies_are_scraped() {
+    let rules = read(RULES);
+    let groups: Vec<_> = rules.split("\n  - name: ").skip(1).filter(|group| group.contains("[1m]")).collect();
+    assert!(!groups.is_empty());
+    for group in groups {
+        assert!(group.contains("\n    interval: 15s\n"), "{group}");
+    }
+}
+
 #[test]
 fn every_alert_is_shown_to_fire_and_not_to_fire() {
     let tests = read(TESTS);

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use http::Method;
+use xks_harness::client::raw_http1;
 use xks_harness::proxy::main_store;
 use xks_harness::request::encrypt_body;
-use xks_harness::{Http, Proxy, Setup, XksRequest};
+use xks_harness::{Http, Proxy, RawConnection, Setup, XksRequest};
 use xks_proxy::metrics::{TABLE, Values};
 
 /// Name and labels of every series in Prometheus's text format.
@@ -75,6 +77,42 @@ async fn errors_are_counted_as_kms_divides_them() {
     assert_eq!(proxy.metric(&errors("retryable")).await, 0.0);
     assert_eq!(proxy.metric(&errors("non_retryable")).await, 1.0);
     assert_eq!(proxy.metric(&errors("not_authenticated")).await, 1.0);
+}
+
+/// An alert that wakes somebody is about what is counted as KMS's: errors, requests given up, and how long they took.
+#[tokio::test]
+async fn what_strangers_send_is_not_counted_as_kms_own() {
+    let proxy = Proxy::start(&Setup::default()).await;
+    let store = main_store();
+    let request = XksRequest::encrypt(&store, "demo", &encrypt_body(b"x", None, false));
+    let mut connection = proxy.connect(Http::One).await;
+    let mut elsewhere = request.clone();
+    elsewhere.path = "/elsewhere".to_owned();
+    let mut unsigned = request.clone();
+    unsigned.signing = None;
+    let mut got = unsigned.clone();
+    got.method = Method::GET;
+    for request in [&elsewhere, &unsigned, &got] {
+        assert_ne!(connection.send(request).await.status, 200);
+    }
+    // And one who leaves in the middle of a body.
+    let bytes = raw_http1(&request, &format!("localhost:{}", proxy.address.port()));
+    let mut leaving = RawConnection::open(proxy.address).await;
+    let peer = leaving.local_address().to_string();
+    leaving.send(&bytes[..bytes.len() - 1]).await;
+    drop(leaving);
+    let _ = proxy.wait_for_log(|line| line["peer"] == peer.as_str());
+    let (_, text) = proxy.admin("/metrics").await;
+    for (series, value) in [
+        (r#"xks_errors_total{kind="not_authenticated",store="none"}"#, 1),
+        (r#"xks_errors_total{kind="non_retryable",store="none"}"#, 0),
+        (r#"xks_errors_total{kind="non_retryable",store="main"}"#, 0),
+        (r#"xks_errors_total{kind="retryable",store="main"}"#, 0),
+        (r#"xks_requests_total{error="abandoned",operation="Encrypt",store="main"}"#, 0),
+    ] {
+        assert!(text.contains(&format!("{series} {value}\n")), "{series} is not {value}\n{text}");
+    }
+    assert!(!text.contains("xks_request_seconds_count{operation=\"Encrypt\""), "{text}");
 }
 
 /// Only who is authenticated can say that the clocks differ.
