@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Extension, Router};
+use tokio::task::spawn_blocking;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -217,19 +218,28 @@ async fn readyz(
     (status, format!("{text}{details}"))
 }
 
-async fn show_metrics(State(state): State<AdminState>) -> impl IntoResponse {
+async fn show_metrics(State(state): State<AdminState>) -> Result<impl IntoResponse, StatusCode> {
     /// Prometheus's text format.
     const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-    // What is measured only when somebody asks is measured now.
-    let served = state.readiness.served.load();
-    served.tokens.iter().for_each(|token| drop(token.health()));
-    for (store, fleet) in &served.stores {
-        let count = i64::try_from(fleet.unresolved().len()).unwrap_or(i64::MAX);
-        state.metrics.keys_unresolved.with_label_values(&[store]).set(count);
+    // Thousands of series take their time, which requests must not wait for.
+    let text = spawn_blocking(move || state.render()).await;
+    let text = text.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([(http::header::CONTENT_TYPE, CONTENT_TYPE)], text))
+}
+
+impl AdminState {
+    /// The metrics; what is measured only when somebody asks is measured now.
+    fn render(&self) -> String {
+        let served = self.readiness.served.load();
+        served.tokens.iter().for_each(|token| drop(token.health()));
+        for (store, fleet) in &served.stores {
+            let count = i64::try_from(fleet.unresolved().len()).unwrap_or(i64::MAX);
+            self.metrics.keys_unresolved.with_label_values(&[store]).set(count);
+        }
+        self.metrics.show_keys_out(served.stores.iter().flat_map(|(_, fleet)| fleet.keys_out()));
+        self.metrics.ready.set(i64::from(self.readiness.is_ready()));
+        self.metrics.render()
     }
-    state.metrics.show_keys_out(served.stores.iter().flat_map(|(_, fleet)| fleet.keys_out()));
-    state.metrics.ready.set(i64::from(state.readiness.is_ready()));
-    ([(http::header::CONTENT_TYPE, CONTENT_TYPE)], state.metrics.render())
 }
 
 #[cfg(test)]
