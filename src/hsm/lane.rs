@@ -161,9 +161,9 @@ impl Lane {
                 on_iv();
             }
             let started = clock::now();
-            let sealed = lane.connection.iv_source.encrypt(session, key.handle, aad, plaintext)?;
+            let sealed = lane.connection.iv_source.encrypt(session, key.handle, aad, plaintext);
             lane.metrics.encrypted(started.elapsed());
-            Ok(sealed)
+            sealed
         });
         let sealed = sealed.map_err(|failure| self.error(failure));
         self.require_epoch(key)?;
@@ -193,8 +193,8 @@ impl Lane {
         }
         let verdict = self.verdict(&outcome);
         let plaintext = outcome.map_err(|failure| match verdict {
-            Verdict::BadTag => HsmError::BadCiphertext { is_certain: true },
-            Verdict::Open if token_works => HsmError::BadCiphertext { is_certain: false },
+            Verdict::BadTag => self.bad_ciphertext(Meaning::BadTag),
+            Verdict::Open if token_works => self.bad_ciphertext(Meaning::BadTagOrFault),
             Verdict::Open | Verdict::None => self.error(failure),
         });
         // A tag that fits shows the key, and one that does not may be another key's.
@@ -222,9 +222,9 @@ impl Lane {
     ) -> Result<Zeroizing<Vec<u8>>, Failure> {
         self.with_session(|lane, session| {
             let started = clock::now();
-            let plaintext = session.decrypt(key.handle, sealed, aad)?;
+            let plaintext = session.decrypt(key.handle, sealed, aad);
             lane.metrics.decrypted(started.elapsed());
-            Ok(plaintext)
+            plaintext
         })
     }
 
@@ -257,12 +257,12 @@ impl Lane {
         let first = self.with_open_session(&mut work);
         match first {
             Err((_, code)) if ckr::meaning(code) == Meaning::SessionLost => {
-                self.metrics.failed(Meaning::SessionLost.label());
                 self.give_session_up(code);
                 // What was to be done with handles of another login is not begun on a session of this one.
                 if self.connection.has_ended() {
                     return first;
                 }
+                self.metrics.failed(Meaning::SessionLost.label());
                 self.metrics.retried("session_lost");
                 self.with_open_session(&mut work)
             }
@@ -299,6 +299,11 @@ impl Lane {
         {
             session.forget();
         }
+    }
+
+    fn bad_ciphertext(&self, meaning: Meaning) -> HsmError {
+        self.metrics.failed(meaning.label());
+        HsmError::BadCiphertext { is_certain: meaning == Meaning::BadTag }
     }
 
     /// What a failure means to whoever asked; notes what it means for the connection.

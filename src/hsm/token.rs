@@ -156,17 +156,19 @@ impl Token {
             }
             Ok(Err(_)) if !deadline.has_passed() => Outcome::failed(HsmError::Worker),
             Ok(Err(_)) | Err(_) => {
+                // The longest waits of all are those that nothing came of.
+                let waited =
+                    taken_at.get().map_or_else(|| queued_at.elapsed(), |started_at| *started_at - queued_at);
+                self.shared.metrics.queued(waited);
                 let report = match taken_at.get() {
                     Some(started_at) => CallReport {
                         token_serial,
-                        queue_time: *started_at - queued_at,
+                        queue_time: waited,
                         call_time: started_at.elapsed(),
                         attempts: 1,
                         ..CallReport::default()
                     },
-                    None => {
-                        CallReport { token_serial, queue_time: queued_at.elapsed(), ..CallReport::default() }
-                    }
+                    None => CallReport { token_serial, queue_time: waited, ..CallReport::default() },
                 };
                 Outcome { result: Err(HsmError::DeadlinePassed), report }
             }
@@ -208,13 +210,17 @@ impl Token {
             Ok(Err(_)) => Err(self.shared.unavailable()),
             Err(_) => Err(HsmError::DeadlinePassed),
         };
-        match &found {
-            Ok(_) => self.shared.metrics.searched("found"),
+        let outcome = match &found {
+            Ok(_) => "found",
             Err(HsmError::KeyNotFound) => {
-                self.shared.metrics.searched("missed");
                 searches.remember_miss(locator);
+                "missed"
             }
-            Err(_) => self.shared.metrics.searched("failed"),
+            Err(_) => "failed",
+        };
+        // One search, however many wait for it.
+        if is_first {
+            self.shared.metrics.searched(outcome);
         }
         found
     }
