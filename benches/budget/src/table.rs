@@ -56,8 +56,8 @@ pub(crate) struct Row {
     pub(crate) measured: Option<f64>,
     /// The same in bare SoftHSM2 encrypts of this run, or to another base that `note` names.
     pub(crate) ratio: Option<f64>,
-    /// 95 % bootstrap interval of the ratio.
-    pub(crate) ratio_interval: Option<(f64, f64)>,
+    /// Interval of the ratio: lower end, upper end, and the share of such intervals that hold the true median.
+    pub(crate) ratio_interval: Option<(f64, f64, f64)>,
     /// The budget in words.
     pub(crate) budget: String,
     /// Whether it was met.
@@ -117,12 +117,18 @@ impl Row {
     }
 
     /// The ratio to a bare encrypt must not be higher. `on_reference` is what that is on the machine that the budget was
-    /// made on; the verdict goes by the ratio, which is the same on any machine.
+    /// made on; the verdict goes by the ratio, which is the same on any machine, and by all of its interval.
     pub(crate) fn at_most_bare(self, ratios: &[f64], bound: f64, on_reference: f64) -> Self {
-        let row = self.with_ratio(Interval::of(ratios));
-        let budget = format!("≤ {bound} × bare ({})", with_unit(on_reference, row.unit));
-        let is_met = row.ratio.is_some_and(|ratio| ratio <= bound);
-        row.judged(budget, is_met)
+        let interval = Interval::of(ratios);
+        let verdict = if interval.high <= bound {
+            Verdict::Met
+        } else if interval.low <= bound {
+            Verdict::Undecided
+        } else {
+            Verdict::Missed
+        };
+        let budget = format!("≤ {bound} × bare ({})", with_unit(on_reference, self.unit));
+        Self { budget, verdict, ..self.with_ratio(interval) }
     }
 
     /// The ratios to another base must show no difference.
@@ -139,8 +145,8 @@ impl Row {
     }
 
     fn with_ratio(self, interval: Interval) -> Self {
-        let Interval { median, low, high } = interval;
-        Self { ratio: Some(median), ratio_interval: Some((low, high)), ..self }
+        let Interval { median, low, high, coverage } = interval;
+        Self { ratio: Some(median), ratio_interval: Some((low, high, coverage)), ..self }
     }
 }
 
@@ -162,12 +168,14 @@ fn with_unit(number: f64, unit: &str) -> String {
 /// The rows as a Markdown table.
 pub(crate) fn markdown(rows: &[Row]) -> String {
     let mut out = String::from(
-        "| part | figure | measured | ratio (95 %) | budget | | |\n|---|---|---|---|---|---|---|\n",
+        "| part | figure | measured | ratio (interval, what it covers) | budget | | |\n|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let measured = row.measured.map_or_else(|| "–".to_owned(), |measured| with_unit(measured, row.unit));
         let ratio = match (row.ratio, row.ratio_interval) {
-            (Some(ratio), Some((low, high))) => format!("{ratio:.2} ({low:.2}–{high:.2})"),
+            (Some(ratio), Some((low, high, coverage))) => {
+                format!("{ratio:.2} ({low:.2}–{high:.2}, {:.0} %)", 100.0 * coverage)
+            }
             _ => String::new(),
         };
         let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
@@ -209,8 +217,15 @@ mod tests {
         // Twice as slow a machine: beyond the microseconds, within the ratio.
         let slow = row(90.0).at_most_bare(&[3.5, 3.6, 3.5], 3.7, 48.0);
         assert_eq!((slow.verdict, slow.budget.as_str()), (Verdict::Met, "≤ 3.7 × bare (48 µs)"));
-        assert_eq!(row(20.0).at_most_bare(&[3.8, 3.9, 3.8], 3.7, 48.0).verdict, Verdict::Missed);
-        assert_eq!(row(20.0).at_most_bare(&[], 3.7, 48.0).verdict, Verdict::Missed);
+        let verdict = |ratios: &[f64]| row(20.0).at_most_bare(ratios, 3.7, 48.0).verdict;
+        assert_eq!(verdict(&[3.8, 3.9, 3.8]), Verdict::Missed);
+        assert_eq!(verdict(&[]), Verdict::Missed);
+        // On either side of the median the rounds disagree about the budget.
+        assert_eq!(verdict(&[3.5, 3.6, 3.8]), Verdict::Undecided);
+        assert_eq!(verdict(&[3.6, 3.8, 3.9]), Verdict::Undecided);
+        // The dearest and the cheapest of nine rounds decide nothing.
+        assert_eq!(verdict(&[3.0, 3.5, 3.5, 3.5, 3.5, 3.6, 3.6, 3.6, 9.0]), Verdict::Met);
+        assert_eq!(verdict(&[3.0, 3.8, 3.8, 3.8, 3.8, 3.9, 3.9, 3.9, 9.0]), Verdict::Missed);
     }
 
     #[test]
@@ -226,7 +241,7 @@ mod tests {
     #[test]
     fn the_table_has_a_line_a_row_and_no_text_breaks_it() {
         let rows = [
-            row(47.123).at_most_bare(&[3.61], 3.7, 48.0).noted("a | b\nc"),
+            row(47.123).at_most_bare(&[3.60, 3.61, 3.62], 3.7, 48.0).noted("a | b\nc"),
             Row::failed("slow", "the token was\nnot there"),
         ];
         let text = markdown(&rows);
@@ -234,7 +249,7 @@ mod tests {
         assert_eq!(lines.len(), 4, "{text}");
         assert_eq!(
             lines[2],
-            "| part | figure | 47.1 µs | 3.61 (3.61–3.61) | ≤ 3.7 × bare (48 µs) | met | a \\| b c |"
+            "| part | figure | 47.1 µs | 3.61 (3.60–3.62, 75 %) | ≤ 3.7 × bare (48 µs) | met | a \\| b c |"
         );
         assert_eq!(lines[3], "| slow | not measured | – |  |  | **failed** | the token was not there |");
         assert!(rows[1].verdict.is_bad() && !rows[0].verdict.is_bad());

@@ -107,7 +107,7 @@ fn run_versus(args: &RunArgs, file: &Path) -> Result<Vec<String>, Fault> {
         let b = turn("B", &engine_b, &mut series_b)?;
         rounds.push(Round { a, b });
     }
-    let comparison = versus::compare(&rounds, args.seed());
+    let comparison = versus::compare(&rounds);
     say(&versus::table(&comparison))?;
     let report = json!({
         "targets": { "a": described(&target_a), "b": described(&target_b) },

@@ -161,6 +161,7 @@ fn two_targets_are_compared_round_by_round() {
         }
         let [low, median, high] = ["low", "median", "high"].map(|name| ratio[name].as_f64().unwrap());
         assert!(low <= median && median <= high, "{ratio}");
+        assert!((ratio["coverage"].as_f64().unwrap() - 0.75).abs() < 1e-9, "{ratio}");
     }
     assert!(text.contains("median B/A"), "{text}");
     assert!(std::fs::read_to_string(plot).unwrap().contains("B: localhost"));

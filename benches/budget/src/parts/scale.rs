@@ -95,7 +95,7 @@ fn compare(rig: &Rig, part: Part, base_name: &str, mut sizes: Vec<Size>) -> Resu
         let (us_of, bare_of) = (&us[number], &bare_us[number]);
         let more = bare_of.iter().zip(&bare_us[0]).map(|(bare, base)| bare - base);
         let expected: Vec<_> = us[0].iter().zip(more).map(|(base, more)| base + more).collect();
-        let Interval { median, low, high } = Interval::of(&quotients(us_of, &us[0]));
+        let Interval { median, low, high, .. } = Interval::of(&quotients(us_of, &us[0]));
         let figure = format!("CPU of an encrypt with {}", sizes[number].name);
         let row = Row::shown(part.name(), figure, median_of(us_of), "µs");
         row.like_base(&quotients(us_of, &expected)).noted(format!(
