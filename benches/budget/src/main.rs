@@ -52,6 +52,9 @@ struct Cli {
     /// Core of the load generator
     #[arg(long, default_value_t = 1)]
     generator_cpu: usize,
+    /// What is measured, for the heading: `benches/run` names the commit
+    #[arg(long, default_value = "unknown", overrides_with = "commit")]
+    commit: String,
     /// Write everything as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -79,7 +82,7 @@ fn measure(cli: &Cli) -> Result<bool, Fault> {
     if !is_within(cli.secs) || !is_within(cli.soak_mins * 60.0) {
         return Err("--secs and --soak-mins must be above zero and within a week".into());
     }
-    let machine = Machine::this();
+    let (machine, began) = (Machine::this(), SystemTime::now());
     machine::allow_open_files(u64::from(cli.connections) + 1000)?;
     let target_cpu = (machine.cpus > 1).then_some(cli.target_cpu);
     if target_cpu.is_some() {
@@ -97,26 +100,71 @@ fn measure(cli: &Cli) -> Result<bool, Fault> {
         let names: Vec<_> = group.iter().map(|part| part.name()).collect();
         let names = names.join(", ");
         tell(&format!("{names} …"));
-        let began = Instant::now();
+        let started = Instant::now();
         let measured = parts::measure(&rig, &group);
-        tell(&format!("{names}: {:.0} s", began.elapsed().as_secs_f64()));
+        tell(&format!("{names}: {:.0} s", started.elapsed().as_secs_f64()));
         rows.extend(measured);
     }
-    let Machine { cpu, cpus, memory_mib, kernel } = &machine;
-    writeln!(
-        std::io::stdout(),
-        "{cpu}, {cpus} cores, {memory_mib} MiB, Linux {kernel}; {} rounds of {} s; log and audit by default, to files; \
-         SoftHSM2 with one session; quotas out of the way but where a row is about them\n\n{}",
-        cli.rounds,
-        cli.secs,
-        markdown(&rows)
-    )?;
+    let began = began.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    writeln!(std::io::stdout(), "{}\n\n{}", heading(cli, &machine, began), markdown(&rows))?;
     if let Some(file) = &cli.json {
-        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
         let report = json!({
-            "machine": machine, "measuredAtUnixSecs": at, "secs": cli.secs, "rounds": cli.rounds, "rows": rows,
+            "commit": cli.commit, "date": date(began), "measuredAtUnixSecs": began,
+            "machine": machine, "secs": cli.secs, "rounds": cli.rounds, "rows": rows,
         });
         std::fs::write(file, format!("{report:#}\n"))?;
     }
     Ok(!rows.iter().any(|row| row.verdict.is_bad()))
+}
+
+/// What was measured, when, and on what.
+fn heading(cli: &Cli, machine: &Machine, began_unix_secs: u64) -> String {
+    let Machine { cpu, cpus, memory_mib, kernel } = machine;
+    format!(
+        "{}, commit {}; {cpu}, {cpus} cores, {memory_mib} MiB, Linux {kernel}; {} rounds of {} s; log and audit by default, \
+         to files; SoftHSM2 with one session; quotas out of the way but where a row is about them",
+        date(began_unix_secs),
+        cli.commit,
+        cli.rounds,
+        cli.secs,
+    )
+}
+
+/// The day in UTC, as 2026-11-30: Howard Hinnant's `civil_from_days`, which counts years from March on.
+fn date(unix_secs: u64) -> String {
+    let days = unix_secs / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (unix_secs, day) in [
+            (0, "1970-01-01"),
+            (951_782_399, "2000-02-28"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_798_761_599, "2026-12-31"),
+            (1_798_761_600, "2027-01-01"),
+        ] {
+            assert_eq!(date(unix_secs), day);
+        }
+    }
+
+    #[test]
+    fn the_heading_names_day_and_commit() {
+        let cli = Cli::try_parse_from(["xks-budget", "--commit", "0123456789ab + changes"]).unwrap();
+        let heading = heading(&cli, &Machine::this(), 0);
+        assert!(heading.starts_with("1970-01-01, commit 0123456789ab + changes; "), "{heading}");
+    }
 }
