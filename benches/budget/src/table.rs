@@ -60,6 +60,8 @@ pub(crate) struct Row {
     pub(crate) ratio_interval: Option<(f64, f64, f64)>,
     /// The budget in words.
     pub(crate) budget: String,
+    /// What the figure is held against as it is; null where that is a ratio or nothing.
+    pub(crate) bound: Option<f64>,
     /// Whether it was met.
     pub(crate) verdict: Verdict,
     /// What the reader has to know besides.
@@ -82,6 +84,7 @@ impl Row {
             ratio: None,
             ratio_interval: None,
             budget: String::new(),
+            bound: None,
             verdict: Verdict::Shown,
             note: String::new(),
         }
@@ -98,22 +101,22 @@ impl Row {
         Self { note: note.into(), ..self }
     }
 
-    fn judged(self, budget: String, is_met: bool) -> Self {
-        Self { budget, verdict: if is_met { Verdict::Met } else { Verdict::Missed }, ..self }
+    fn judged(self, sign: &str, bound: f64, is_met: bool) -> Self {
+        let budget = format!("{sign} {}", with_unit(bound, self.unit));
+        let verdict = if is_met { Verdict::Met } else { Verdict::Missed };
+        Self { budget, bound: Some(bound), verdict, ..self }
     }
 
     /// The figure must not be higher.
     pub(crate) fn at_most(self, bound: f64) -> Self {
         let is_met = self.measured.is_some_and(|measured| measured <= bound);
-        let budget = format!("≤ {}", with_unit(bound, self.unit));
-        self.judged(budget, is_met)
+        self.judged("≤", bound, is_met)
     }
 
     /// The figure must not be lower.
     pub(crate) fn at_least(self, bound: f64) -> Self {
         let is_met = self.measured.is_some_and(|measured| measured >= bound);
-        let budget = format!("≥ {}", with_unit(bound, self.unit));
-        self.judged(budget, is_met)
+        self.judged("≥", bound, is_met)
     }
 
     /// The ratio to a bare encrypt must not be higher. `on_reference` is what that is on the machine that the budget was
@@ -128,7 +131,7 @@ impl Row {
             Verdict::Missed
         };
         let budget = format!("≤ {bound} × bare ({})", with_unit(on_reference, self.unit));
-        Self { budget, verdict, ..self.with_ratio(interval) }
+        Self { budget, verdict, ..self.with_ratio(ratios) }
     }
 
     /// The ratios to another base must show no difference.
@@ -141,23 +144,41 @@ impl Row {
         } else {
             Verdict::Met
         };
-        Self { budget: "no difference".to_owned(), verdict, ..self.with_ratio(interval) }
+        Self { budget: "no difference".to_owned(), verdict, ..self.with_ratio(ratios) }
     }
 
-    fn with_ratio(self, interval: Interval) -> Self {
-        let Interval { median, low, high, coverage } = interval;
+    /// Shows the ratios of the rounds beside the figure.
+    pub(crate) fn with_ratio(self, ratios: &[f64]) -> Self {
+        let Interval { median, low, high, coverage } = Interval::of(ratios);
         Self { ratio: Some(median), ratio_interval: Some((low, high, coverage)), ..self }
     }
 }
 
 /// A number with as many digits as mean something, and its unit.
 fn with_unit(number: f64, unit: &str) -> String {
-    let digits = match number.abs() {
+    with_digits(number, meaningful_digits(number), unit)
+}
+
+/// The same of a figure with a bound: with so many more digits that it does not look like the bound unless it is.
+fn beside(bound: f64, number: f64, unit: &str) -> String {
+    let digits = meaningful_digits(number);
+    let shown = |digits| with_digits(number, digits, unit);
+    let differs = |digits: &usize| shown(*digits) != with_unit(bound, unit);
+    let more = (digits..digits + 4).find(differs).unwrap_or(digits);
+    shown(more)
+}
+
+/// Digits after the point.
+fn meaningful_digits(number: f64) -> usize {
+    match number.abs() {
         magnitude if magnitude >= 100.0 => 0,
         magnitude if magnitude >= 10.0 => 1,
         magnitude if magnitude >= 1.0 => 2,
         _ => 3,
-    };
+    }
+}
+
+fn with_digits(number: f64, digits: usize, unit: &str) -> String {
     let text = format!("{number:.digits$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     // "-0" says that nothing was rounded to less than nothing.
@@ -171,7 +192,11 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
         "| part | figure | measured | ratio (interval, what it covers) | budget | | |\n|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
-        let measured = row.measured.map_or_else(|| "–".to_owned(), |measured| with_unit(measured, row.unit));
+        let measured = match (row.measured, row.bound) {
+            (None, _) => "–".to_owned(),
+            (Some(measured), Some(bound)) => beside(bound, measured, row.unit),
+            (Some(measured), None) => with_unit(measured, row.unit),
+        };
         let ratio = match (row.ratio, row.ratio_interval) {
             (Some(ratio), Some((low, high, coverage))) => {
                 format!("{ratio:.2} ({low:.2}–{high:.2}, {:.0} %)", 100.0 * coverage)
@@ -267,5 +292,15 @@ mod tests {
         ] {
             assert_eq!(with_unit(number, ""), text);
         }
+    }
+
+    #[test]
+    fn a_figure_looks_like_its_bound_only_where_it_is_the_bound() {
+        for (number, text) in
+            [(1519.6, "1519.6/s"), (1520.0, "1520/s"), (1519.96, "1519.96/s"), (1507.3, "1507/s")]
+        {
+            assert_eq!(beside(1520.0, number, "/s").replace(' ', ""), text);
+        }
+        assert_eq!(beside(0.9, 0.899_96, ""), "0.89996");
     }
 }

@@ -1,4 +1,4 @@
-//! CPU of a TLS 1.3 handshake with an ECDSA certificate, tickets included.
+//! CPU of a TLS 1.3 handshake with an ECDSA certificate, tickets included, in turns with a bare encrypt on the same core.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,8 @@ use xks_harness::{Http, Pki, Proxy};
 use xks_load::process::ProcessSample;
 
 use super::Part;
-use crate::rig::{Fault, Rig};
+use crate::rig::{BareModule, Fault, Rig};
+use crate::statistics::{median_of, quotients};
 use crate::table::Row;
 
 /// Handshakes at once.
@@ -21,18 +22,35 @@ const CLIENTS: usize = 8;
 const PING: &[u8] = b"GET /ping HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
 pub(super) fn measure(rig: &Rig) -> Result<Vec<Row>, Fault> {
-    let proxy = rig.start(&rig.setup(), rig.token(1));
+    let token = rig.token(1);
+    let mut bare = BareModule::start(rig, &token, &rig.setup())?;
+    let proxy = rig.start(&rig.setup(), token.clone());
     let (mut hybrid, mut classical) = (tls_config(Http::One), without_hybrid()?);
     hybrid.resumption = Resumption::disabled();
     classical.resumption = Resumption::disabled();
-    let hybrid = cost_us(rig, &proxy, &hybrid, HandshakeKind::Full)?;
-    let classical = cost_us(rig, &proxy, &classical, HandshakeKind::Full)?;
-    let resumed = cost_us(rig, &proxy, &tls_config(Http::One), HandshakeKind::Resumed)?;
-    let row = |figure, us| Row::shown(Part::Handshake.name(), figure, us, "µs");
+    let resumed = tls_config(Http::One);
+    let kinds = [
+        (&hybrid, HandshakeKind::Full),
+        (&classical, HandshakeKind::Full),
+        (&resumed, HandshakeKind::Resumed),
+    ];
+    let (mut bare_us, mut us) = (Vec::new(), [const { Vec::new() }; 3]);
+    for _ in 0..rig.rounds {
+        bare_us.push(bare.encrypt_us(rig.duration())?.0);
+        for ((config, kind), us) in kinds.iter().zip(&mut us) {
+            us.push(cost_us(rig, &proxy, config, *kind)?);
+        }
+    }
+    let row = |figure, us: &[f64]| {
+        let row = Row::shown(Part::Handshake.name(), figure, median_of(us), "µs");
+        row.with_ratio(&quotients(us, &bare_us))
+    };
+    let [hybrid, classical, resumed] = &us;
     Ok(vec![
-        row("CPU of a new connection, full handshake, X25519MLKEM768", hybrid)
-            .at_most(300.0)
-            .noted("TCP, handshake, tickets, a /ping to read them behind, and the end"),
+        row("CPU of a new connection, full handshake, X25519MLKEM768", hybrid).at_most(300.0).noted(format!(
+            "TCP, handshake, tickets, a /ping to read them behind, and the end; a bare encrypt {:.1} µs",
+            median_of(&bare_us)
+        )),
         row("the same with X25519", classical).at_most(300.0),
         row("the same, resumed", resumed),
     ])
