@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 use serde::Serialize;
 use xks_load::process::ProcessSample;
 
@@ -49,6 +50,23 @@ pub(crate) fn stay_on(cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Puts this thread, which watches what is measured, before all others: it does not wait behind a load generator, even one
+/// that shares its core. On `cpu` where there is one to spare.
+///
+/// # Errors
+/// Where this process may not.
+pub(crate) fn become_observer(cpu: Option<usize>) -> io::Result<()> {
+    if let Some(cpu) = cpu {
+        stay_on(cpu)?;
+    }
+    let thread = gettid().as_raw_nonzero().to_string();
+    let output = Command::new("chrt").args(["--rr", "--pid", "10", &thread]).output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    Ok(())
 }
 
 /// Lets this process, and those that it starts from now on, open as many files as they are allowed to ask for.

@@ -91,7 +91,10 @@ fn measure(cli: &Cli) -> Result<bool, Fault> {
         tell("one core for proxy and load generator: latencies hold both");
     }
     let soak = Duration::from_secs_f64(cli.soak_mins * 60.0);
-    let rig = Rig::new(target_cpu, cli.secs, cli.rounds, soak, cli.connections)?;
+    // A third core has neither of the two on it.
+    let observer_cpu =
+        (0..machine.cpus).find(|cpu| machine.cpus > 2 && *cpu != cli.target_cpu && *cpu != cli.generator_cpu);
+    let rig = Rig::new([target_cpu, observer_cpu], cli.secs, cli.rounds, soak, cli.connections)?;
     let parts = Part::all()
         .filter(|part| (cli.only.is_empty() || cli.only.contains(part)) && !cli.skip.contains(part));
     let parts: Vec<_> = parts.collect();

@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Rig {
     /// The core of what is measured; `None` where the machine has but one.
     pub(crate) target_cpu: Option<usize>,
+    /// The core of who watches; `None` where the load generator's has to do.
+    pub(crate) observer_cpu: Option<usize>,
     /// Length of one measurement.
     pub(crate) secs: f64,
     /// How often it is made, in turns with what it is compared with.
@@ -52,14 +54,23 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(
-        target_cpu: Option<usize>,
+        [target_cpu, observer_cpu]: [Option<usize>; 2],
         secs: f64,
         rounds: u32,
         soak: Duration,
         connections: u32,
     ) -> Result<Self, Fault> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { target_cpu, secs, rounds, soak, connections, runtime, tokens: std::sync::Mutex::default() })
+        Ok(Self {
+            target_cpu,
+            observer_cpu,
+            secs,
+            rounds,
+            soak,
+            connections,
+            runtime,
+            tokens: std::sync::Mutex::default(),
+        })
     }
 
     /// Length of one measurement.

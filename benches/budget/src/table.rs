@@ -17,7 +17,7 @@ pub(crate) enum Verdict {
     Met,
     /// Beyond it.
     Missed,
-    /// The measurement is too noisy to tell.
+    /// The measurement is too noisy to tell, or the load generator was what it measured.
     Undecided,
     /// No budget: shown for comparison.
     Shown,
@@ -99,6 +99,18 @@ impl Row {
     /// Says something besides.
     pub(crate) fn noted(self, note: impl Into<String>) -> Self {
         Self { note: note.into(), ..self }
+    }
+
+    /// Says something besides, after what has been said.
+    pub(crate) fn also_noted(mut self, note: &str) -> Self {
+        let between = if self.note.is_empty() { "" } else { "; " };
+        self.note = format!("{}{between}{note}", self.note);
+        self
+    }
+
+    /// Not what the proxy does was measured, but what its measuring does.
+    pub(crate) fn undecided(self) -> Self {
+        Self { verdict: Verdict::Undecided, ..self }
     }
 
     fn judged(self, sign: &str, bound: f64, is_met: bool) -> Self {
@@ -194,6 +206,8 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
     for row in rows {
         let measured = match (row.measured, row.bound) {
             (None, _) => "–".to_owned(),
+            // What was to be timed did not happen.
+            (Some(f64::INFINITY), _) => "never".to_owned(),
             (Some(measured), Some(bound)) => beside(bound, measured, row.unit),
             (Some(measured), None) => with_unit(measured, row.unit),
         };

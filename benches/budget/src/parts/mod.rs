@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_part_that_panics_is_a_row_and_ends_nothing_else() {
-        let rig = Rig::new(None, 0.1, 1, std::time::Duration::ZERO, 1).unwrap();
+        let rig = Rig::new([None, None], 0.1, 1, std::time::Duration::ZERO, 1).unwrap();
         let rows = measure_with(&rig, &[Part::Keys], |_, _| panic!("no token"));
         assert_eq!((rows.len(), rows[0].note.as_str()), (1, "no token"));
         let rows = measure_with(&rig, &[Part::Bare, Part::Encrypt], |_, _| Err("no module".into()));
