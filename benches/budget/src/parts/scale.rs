@@ -5,12 +5,16 @@
 //! module more than one.
 
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use xks_harness::{Proxy, Setup, SoftHsm};
 use xks_load::engine::Engine;
+use xks_load::report::Summary;
 use xks_load::target::TargetArgs;
 
 use super::Part;
+use crate::machine::become_observer;
 use crate::rig::{BareModule, Fault, Load, MoreStores, Rig, cpu_us, run_clean, target_args};
 use crate::statistics::{Interval, median_of, quotients};
 use crate::table::Row;
@@ -20,13 +24,16 @@ use crate::table::Row;
 /// and the block of initialization vectors, is paid once.
 const WARMUP_REQUESTS_A_KEY: u64 = 8;
 
+/// Between two looks at the metrics while stores are measured, as Prometheus is often told; once a run at least.
+const SCRAPE_EVERY: Duration = Duration::from_secs(15);
+
 /// A proxy of one size, the load on all that it has, and a bare module with as many keys in use.
 struct Size {
     name: String,
     keys: usize,
     engine: Engine,
     bare: BareModule,
-    _proxy: Proxy,
+    proxy: Proxy,
 }
 
 impl Size {
@@ -39,7 +46,21 @@ impl Size {
     ) -> Result<Self, Fault> {
         let engine = Load::closed("encrypt=1", rig.duration()).on(&target)?;
         let bare = BareModule::start(rig, token, &rig.setup())?;
-        Ok(Self { name, keys, engine, bare, _proxy: proxy })
+        Ok(Self { name, keys, engine, bare, proxy })
+    }
+
+    /// Runs the load; with `scraped`, under the eyes of a Prometheus, and adds the milliseconds that each scrape took.
+    fn run(&self, rig: &Rig, scraped: Option<&mut Vec<f64>>) -> Result<Summary, Fault> {
+        let Some(scrapes_ms) = scraped else { return run_clean(&self.engine) };
+        let (over, is_over) = mpsc::channel();
+        let (summary, scrapes) = std::thread::scope(|scope| {
+            let scraping = scope.spawn(move || scrape(rig, &self.proxy, &is_over));
+            let summary = run_clean(&self.engine);
+            drop(over);
+            (summary, scraping.join())
+        });
+        scrapes_ms.extend(scrapes.map_err(|_| "/metrics gave no answer")??);
+        summary
     }
 
     fn warm_up(&self) -> Result<(), Fault> {
@@ -81,14 +102,35 @@ pub(super) fn stores(rig: &Rig) -> Result<Vec<Row>, Fault> {
     compare(rig, Part::Stores, "1 store", sizes)
 }
 
+/// Asks for the metrics in the middle of a run, and again and again after that, until it is over; returns how many
+/// milliseconds each answer took.
+fn scrape(rig: &Rig, proxy: &Proxy, is_over: &mpsc::Receiver<()>) -> Result<Vec<f64>, Fault> {
+    // Without priority a scrape takes longer, and is one all the same.
+    let _ = become_observer(rig.observer_cpu);
+    let mut scrapes_ms = Vec::new();
+    let mut wait = (rig.duration() / 2).min(SCRAPE_EVERY);
+    while is_over.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        let began = Instant::now();
+        let (status, _) = rig.wait(proxy.admin("/metrics"));
+        if status != 200 {
+            return Err(format!("/metrics answered {status}").into());
+        }
+        scrapes_ms.push(began.elapsed().as_secs_f64() * 1e3);
+        wait = SCRAPE_EVERY;
+    }
+    Ok(scrapes_ms)
+}
+
 /// CPU of an encrypt with each size in the same round, as a ratio to the first and what the bare module takes more.
 fn compare(rig: &Rig, part: Part, base_name: &str, mut sizes: Vec<Size>) -> Result<Vec<Row>, Fault> {
     sizes.iter().try_for_each(Size::warm_up)?;
     let (mut us, mut bare_us) = (vec![Vec::new(); sizes.len()], vec![Vec::new(); sizes.len()]);
+    let mut scrapes_ms = vec![Vec::new(); sizes.len()];
     for _ in 0..rig.rounds {
         for (number, size) in sizes.iter_mut().enumerate() {
             bare_us[number].push(size.bare.encrypt_under_us(size.keys, rig.duration() / 2)?.0);
-            us[number].push(cpu_us(&run_clean(&size.engine)?)?);
+            let scraped = (part == Part::Stores).then_some(&mut scrapes_ms[number]);
+            us[number].push(cpu_us(&size.run(rig, scraped)?)?);
         }
     }
     let row = |number: usize| {
@@ -106,5 +148,14 @@ fn compare(rig: &Rig, part: Part, base_name: &str, mut sizes: Vec<Size>) -> Resu
             median_of(&bare_us[0]),
         ))
     };
-    Ok((1..sizes.len()).map(row).collect())
+    let with_scrapes = |number: usize| match scrapes_ms[number].as_slice() {
+        [] => row(number),
+        scrapes => row(number).also_noted(&format!(
+            "{} GET /metrics meanwhile, median {:.1} ms, the slowest {:.1} ms",
+            scrapes.len(),
+            median_of(scrapes),
+            scrapes.iter().copied().fold(0.0, f64::max),
+        )),
+    };
+    Ok((1..sizes.len()).map(with_scrapes).collect())
 }
