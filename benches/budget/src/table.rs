@@ -17,6 +17,8 @@ pub(crate) enum Verdict {
     Met,
     /// Beyond it.
     Missed,
+    /// Beyond it, by no more than is accepted.
+    Known,
     /// The measurement is too noisy to tell, or the load generator was what it measured.
     Undecided,
     /// No budget: shown for comparison.
@@ -30,6 +32,7 @@ impl Verdict {
         match self {
             Self::Met => "met",
             Self::Missed => "**missed**",
+            Self::Known => "missed (known)",
             Self::Undecided => "**undecided**",
             Self::Shown => "",
             Self::Failed => "**failed**",
@@ -38,7 +41,7 @@ impl Verdict {
 
     /// Whether the run as a whole cannot be called good.
     pub(crate) fn is_bad(self) -> bool {
-        !matches!(self, Self::Met | Self::Shown)
+        !matches!(self, Self::Met | Self::Known | Self::Shown)
     }
 }
 
@@ -111,6 +114,22 @@ impl Row {
     /// Not what the proxy does was measured, but what its measuring does.
     pub(crate) fn undecided(self) -> Self {
         Self { verdict: Verdict::Undecided, ..self }
+    }
+
+    /// Where the budget is missed, but not beyond `worst`, that is known.
+    pub(crate) fn accept(&mut self, worst: f64) {
+        // A ratio is judged wherever a row has no bound of its own, and no ratio is to be high.
+        let value = if self.bound.is_some() { self.measured } else { self.ratio };
+        let is_at_least = self.budget.starts_with('≥');
+        let is_within = value.is_some_and(|value| if is_at_least { value >= worst } else { value <= worst });
+        if self.verdict == Verdict::Missed && is_within {
+            self.verdict = Verdict::Known;
+            *self = self.clone().also_noted(&format!("accepted until {worst}"));
+        }
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.verdict == Verdict::Failed
     }
 
     fn judged(self, sign: &str, bound: f64, is_met: bool) -> Self {
@@ -316,5 +335,22 @@ mod tests {
             assert_eq!(beside(1520.0, number, "/s").replace(' ', ""), text);
         }
         assert_eq!(beside(0.9, 0.899_96, ""), "0.89996");
+    }
+
+    #[test]
+    fn a_known_miss_is_accepted_until_its_worst_in_the_direction_of_its_budget() {
+        let accepted = |mut row: Row, worst| {
+            row.accept(worst);
+            row.verdict
+        };
+        assert_eq!(accepted(row(1495.0).at_least(1520.0), 1490.0), Verdict::Known);
+        assert_eq!(accepted(row(1485.0).at_least(1520.0), 1490.0), Verdict::Missed);
+        // Of a ratio, not of the microseconds.
+        assert_eq!(accepted(row(113.0).at_most_bare(&[5.42], 4.8, 62.0), 5.8), Verdict::Known);
+        assert_eq!(accepted(row(1.0).at_most_bare(&[5.9], 4.8, 62.0), 5.8), Verdict::Missed);
+        assert_eq!(accepted(row(1.0).like_base(&[1.2]), 1.3), Verdict::Known);
+        // What is not known to be missed is not accepted.
+        assert_eq!(accepted(row(30.0).at_most(20.0).undecided(), 40.0), Verdict::Undecided);
+        assert!(!Verdict::Known.is_bad() && Verdict::Undecided.is_bad());
     }
 }
