@@ -64,6 +64,9 @@ pub(super) struct Connection {
     has_ended: AtomicBool,
     /// Why it ended, once it has: a lost token took its sessions along, otherwise they are still to be closed.
     pub(super) lost: OnceLock<Meaning>,
+    /// A probe has shown that the token makes good ciphertexts with its IV source. Without a key to probe with, each key has
+    /// to show that.
+    pub(super) is_proven: AtomicBool,
     /// The probe has shown that what the token encrypts does not decrypt: none of it may leave.
     pub(super) encrypts_wrongly: AtomicBool,
     /// The probe has shown that what it decrypts is not what was encrypted: no plaintext may leave either.
@@ -74,6 +77,11 @@ impl Connection {
     /// Said before there is another login.
     pub(super) fn end(&self) {
         self.has_ended.store(true, Ordering::Release);
+    }
+
+    /// Whether it has made good ciphertexts.
+    pub(super) fn is_proven(&self) -> bool {
+        self.is_proven.load(Ordering::Acquire)
     }
 
     /// What its handles were used for since it was asked last may have been done with other keys.
@@ -122,6 +130,7 @@ pub(super) fn connect(
         known_good: ArcSwapOption::empty(),
         has_ended: AtomicBool::new(false),
         lost: OnceLock::new(),
+        is_proven: AtomicBool::new(false),
         encrypts_wrongly: AtomicBool::new(false),
         decrypts_wrongly: AtomicBool::new(false),
     };

@@ -27,8 +27,8 @@ impl IvSource {
     /// Every source.
     pub const ALL: [Self; 4] = [Self::OperatingSystem, Self::Token, Self::WrittenBack, Self::Appended];
 
-    /// Whether the token is given the IV. Then there is nothing to prove of how it makes one, and a key's own proof shows
-    /// that what it encrypts decrypts.
+    /// Whether the token is given the IV. Then there is nothing to prove of how it makes one, and that it uses the one given is
+    /// what each key's own proof shows where no probe has: what it encrypts decrypts.
     #[must_use]
     pub const fn is_given(self) -> bool {
         matches!(self, Self::OperatingSystem | Self::Token)

@@ -213,9 +213,7 @@ struct Keeper<'a> {
     indexed_at: Instant,
     probe_key: Option<ProbeKey>,
     has_warned: bool,
-    /// The token has made good ciphertexts on this connection.
-    is_proven: bool,
-    /// Proven, or without a key to prove itself with where there is nothing to prove.
+    /// Proven, or without a key to prove itself with where each key of a store shows that what it makes decrypts.
     may_serve: bool,
     is_lost: bool,
     /// Probes in a row that found the token out of order as a whole.
@@ -243,7 +241,6 @@ impl<'a> Keeper<'a> {
             indexed_at: now,
             probe_key: None,
             has_warned: false,
-            is_proven: false,
             may_serve: false,
             is_lost: false,
             dead_probes: 0,
@@ -309,8 +306,9 @@ impl<'a> Keeper<'a> {
             self.is_lost = true;
             let _ = self.connection.lost.set(Meaning::TokenLost);
         }
+        let is_proven = self.connection.is_proven();
         self.may_serve |=
-            self.is_proven || status == HealthStatus::Degraded && self.connection.iv_source.is_given();
+            is_proven || status == HealthStatus::Degraded && self.connection.iv_source.is_given();
         if !self.may_serve {
             // It does not serve before it has shown that what it encrypts decrypts.
             status = HealthStatus::Unavailable;
@@ -365,10 +363,10 @@ impl<'a> Keeper<'a> {
             return (status, Some(reason));
         }
         let Some(key) = &self.probe_key else { return (HealthStatus::Degraded, None) };
-        if !self.is_proven {
+        if !self.connection.is_proven() {
             return match probe::prove_and_probe(self.connection, self.session, key) {
                 Ok(()) => {
-                    self.is_proven = true;
+                    self.connection.is_proven.store(true, Ordering::Release);
                     (HealthStatus::Active, None)
                 }
                 Err(fault) => {
@@ -461,7 +459,7 @@ impl<'a> Keeper<'a> {
                 )
                 .into();
                 // While the token stays out for it, that is logged in its place.
-                let serves = self.is_proven || self.connection.iv_source.is_given();
+                let serves = self.connection.is_proven() || self.connection.iv_source.is_given();
                 if serves && !std::mem::replace(&mut self.has_warned, true) {
                     tracing::warn!(token = %self.shared.settings.name, %reason, "health cannot be measured");
                 }

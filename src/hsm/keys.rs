@@ -100,13 +100,22 @@ impl KeyEntry {
     fn take_over(&self, other: &Self) {
         let newer = other.attributes.load_full();
         if newer.read_at > self.attributes.load().read_at && !self.is_stale.load(Ordering::Relaxed) {
-            self.attributes.store(newer);
+            self.put_attributes(newer);
         }
     }
 
     pub(super) fn set_attributes(&self, attributes: KeyAttributes) {
-        self.attributes.store(Arc::new(ReadAttributes { attributes, read_at: clock::now() }));
+        self.put_attributes(Arc::new(ReadAttributes { attributes, read_at: clock::now() }));
         self.is_stale.store(false, Ordering::Relaxed);
+    }
+
+    fn put_attributes(&self, read: Arc<ReadAttributes>) {
+        let usages = read.attributes.usages;
+        let before = self.attributes.swap(read);
+        // What it may do only now it has not shown yet.
+        if before.attributes.usages != usages {
+            self.judgement.store(Arc::default());
+        }
     }
 
     /// The token has just contradicted the attributes: they are read again before the next use.

@@ -53,7 +53,8 @@ pub(super) enum Standing {
     /// It is.
     Proven,
     /// It cannot be shown: the key may not both encrypt and decrypt, and nobody knows what it has made. KMS makes no key from
-    /// such a one. It may decrypt, since a tag that fits shows the key, and encrypt only where no other token could decrypt it.
+    /// such a one. It may decrypt, since a tag that fits shows the key, and encrypt only where no other token could decrypt it,
+    /// on a token that has shown by another key to make good ciphertexts.
     Unprovable,
     /// It is another key.
     Refused,

@@ -343,6 +343,11 @@ impl Token {
         self.shared.connection.load().is_some()
     }
 
+    /// Whether a probe has shown that it makes good ciphertexts on the connection that it has.
+    pub(super) fn is_proven(&self) -> bool {
+        self.shared.connection.load().as_ref().is_some_and(|connection| connection.is_proven())
+    }
+
     /// Whether others are to be asked first.
     pub(super) fn is_out(&self) -> bool {
         let connection = self.shared.connection.load();

@@ -314,14 +314,14 @@ struct Attempt<T> {
     is_verdict: bool,
 }
 
-/// Work that on several members only a key may do which has proven to be the one meant: what another one encrypts, the others
-/// could not decrypt.
+/// Work that on several members, and on a token that no probe has proven, only a key may do which has shown what it is and does:
+/// what another one encrypts, the others could not decrypt, or nobody.
 fn proven<T>(
     members: usize,
     work: impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone,
 ) -> impl Fn(&mut Lane, &KeyEntry) -> Result<T, HsmError> + Clone {
     move |lane, key| {
-        if members > 1 && key.is_unprovable() {
+        if (members > 1 || !lane.connection.is_proven()) && key.is_unprovable() {
             return Err(HsmError::KeyNotPermitted { code: "CKA_DECRYPT".into() });
         }
         work(lane, key)

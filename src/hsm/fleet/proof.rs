@@ -38,6 +38,28 @@ async fn is_surely_of(
     Ok(value.is_of(token, key, deadline).await? || value.is_of(token, key, deadline).await?)
 }
 
+/// Has a key make a check value that it decrypts: two of them where no probe has proven the token, under different IVs.
+async fn make_value(token: &Token, key: &KeyMaterial, deadline: Deadline) -> Result<CheckValue, HsmError> {
+    let made = make_good_value(token, key, deadline).await?;
+    if !token.is_proven() {
+        // An IV that was there before, or is zero, leaves no token.
+        make_good_value(token, key, deadline).await?;
+    }
+    Ok(made)
+}
+
+async fn make_good_value(
+    token: &Token,
+    key: &KeyMaterial,
+    deadline: Deadline,
+) -> Result<CheckValue, HsmError> {
+    let made = CheckValue::make(token, key, deadline).await?;
+    if made.is_of(token, key, deadline).await? {
+        return Ok(made);
+    }
+    Err(HsmError::Device { call: "C_Encrypt", code: "a ciphertext that does not decrypt".into() })
+}
+
 /// What is wrong with a key on one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyFault {
@@ -209,7 +231,8 @@ impl Fleet {
     }
 
     /// Compares a member's key with the check value, or with that of `another` member, or makes the check value where there is none
-    /// yet. Remembers nothing.
+    /// yet. On a token that no probe has proven, a key that may encrypt has to make good ciphertexts besides: what it decrypts was
+    /// made elsewhere. Remembers nothing.
     async fn compare(
         &self,
         token: &Token,
@@ -223,37 +246,49 @@ impl Fleet {
         if !usages.decrypt || !matches!(attributes.kind, KeyKind::Aes { .. }) {
             return Err(HsmError::KeyNotPermitted { code: "CKA_DECRYPT".into() });
         }
+        let known = self.compare_with_known(token, key, another, deadline).await?;
+        if !usages.encrypt {
+            return known.ok_or_else(|| HsmError::KeyNotPermitted { code: "CKA_ENCRYPT".into() });
+        }
+        match known {
+            None => Ok(Likeness::Made(make_value(token, key, deadline).await?)),
+            Some(Likeness::Differs) => Ok(Likeness::Differs),
+            Some(known) if token.is_proven() => Ok(known),
+            Some(known) => match make_value(token, key, deadline).await {
+                // What may not encrypt, whatever its attributes say, makes nothing that is not good.
+                Ok(_) | Err(HsmError::KeyNotPermitted { .. }) => Ok(known),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// The same where there is something to compare it with; `None` where there is not.
+    async fn compare_with_known(
+        &self,
+        token: &Token,
+        key: &KeyMaterial,
+        another: Option<&CheckValue>,
+        deadline: Deadline,
+    ) -> Result<Option<Likeness>, HsmError> {
         let before = self.memory.known(&key.locator);
         if let Some(pinned) = &key.check_value {
             if !is_surely_of(pinned, token, key, deadline).await? {
-                return Ok(Likeness::Differs);
+                return Ok(Some(Likeness::Differs));
             }
             // A value that is pinned now was not always. Under another name it says nothing of what the number stood for.
             if let Some(before) = before.filter(|before| !before.is_overruled_by(key))
                 && before.check_value != *pinned
                 && !is_surely_of(&before.check_value, token, key, deadline).await?
             {
-                return Ok(Likeness::Differs);
+                return Ok(Some(Likeness::Differs));
             }
-            return Ok(Likeness::Pinned(pinned.clone()));
+            return Ok(Some(Likeness::Pinned(pinned.clone())));
         }
         let reference = || lock(&self.references).get(&key.locator).cloned();
         let known = before.map(|before| before.check_value).or_else(reference);
-        if let Some(known) = known.or_else(|| another.cloned()) {
-            let is_same = is_surely_of(&known, token, key, deadline).await?;
-            return Ok(if is_same { Likeness::Known(known) } else { Likeness::Differs });
-        }
-        if !usages.encrypt {
-            return Err(HsmError::KeyNotPermitted { code: "CKA_ENCRYPT".into() });
-        }
-        let made = CheckValue::make(token, key, deadline).await?;
-        if !made.is_of(token, key, deadline).await? {
-            return Err(HsmError::Device {
-                call: "C_Encrypt",
-                code: "a ciphertext that does not decrypt".into(),
-            });
-        }
-        Ok(Likeness::Made(made))
+        let Some(known) = known.or_else(|| another.cloned()) else { return Ok(None) };
+        let is_same = is_surely_of(&known, token, key, deadline).await?;
+        Ok(Some(if is_same { Likeness::Known(known) } else { Likeness::Differs }))
     }
 
     /// On which members a key could not be used, and why: it is to be there, the one meant, and on all of them. Lays no claim

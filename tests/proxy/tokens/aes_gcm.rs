@@ -5,7 +5,7 @@ use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::aes::Aes256;
 use aes_gcm::{Aes256Gcm, AesGcm, KeyInit};
 use serde_json::Value;
-use xks_harness::request::bytes_of;
+use xks_harness::request::{base64, bytes_of};
 
 /// The value of a test key.
 pub(crate) const KEY: [u8; 32] = *b"a test key that guards no secret";
@@ -28,4 +28,12 @@ pub(crate) fn open(key: &[u8; 32], encrypted: &Value, aad: &[u8]) -> Option<Vec<
         16 => AesGcm::<Aes256, U16>::new(key.into()).decrypt(iv.as_slice().try_into().ok()?, payload).ok(),
         _ => Aes256Gcm::new(key.into()).decrypt(iv.as_slice().try_into().ok()?, payload).ok(),
     }
+}
+
+/// The check value of a key, as `xks-proxy keys check` would print it.
+pub(crate) fn check_value(key: &[u8; 32]) -> String {
+    let iv = [7; 12];
+    let payload = Payload { msg: b"xks-proxy key check", aad: b"\xff\xffxks-proxy key check, version 1" };
+    let sealed = Aes256Gcm::new(key.into()).encrypt(&iv.into(), payload).unwrap();
+    format!("v1:{}:{}", base64(&iv), base64(&sealed))
 }

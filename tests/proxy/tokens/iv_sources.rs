@@ -10,11 +10,14 @@ use serde_json::Value;
 use xks_harness::request::bytes_of;
 use xks_harness::{Answer, Corrupt, FaultKind, GcmIv, Random, Setup, SoftHsm};
 
-use super::aes_gcm::{KEY, hex, open};
+use super::aes_gcm::{KEY, check_value, hex, open};
 use super::rig::{AAD, Client, PLAINTEXT, RECOVERY, Rig, is_internal, outcome, with_bad_tag};
 
 /// Cells that are tried at once.
 const THREADS: usize = 4;
+
+/// No key to probe with can be had.
+const NO_SESSION_KEY: &str = "C_GenerateKey fail=CKR_FUNCTION_NOT_SUPPORTED";
 
 /// What a token's settings say, and the vendor behaviour that they are made for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -279,4 +282,83 @@ fn every_iv_source_and_behaviour_give_good_ciphertexts_or_a_refusal() {
     println!("{table}");
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(results.len(), cells().len());
+}
+
+/// A proxy whose token has no key to probe with, on the key `demo`, pinned or not.
+fn without_probes(token: SoftHsm, is_pinned: bool, rules: &str) -> Rig {
+    let pinned = if is_pinned { format!("check_value = \"{}\"\n", check_value(&KEY)) } else { String::new() };
+    let setup = Setup {
+        keys: format!("[[stores.keys]]\nexternal_key_id = \"demo\"\nlabel = \"demo\"\n{pinned}"),
+        token:
+            "sessions = 1\niv_source = \"os\"\nintervals = { health_probe_ms = 100, key_attributes_ms = 100 }"
+                .to_owned(),
+        ..Setup::default()
+    };
+    Rig::start_with_faults(setup, token, &format!("{NO_SESSION_KEY}\n{rules}"))
+}
+
+fn with_demo(usage: &str) -> SoftHsm {
+    let token = SoftHsm::empty();
+    token.tool(&["import", "--label", "demo", "--value", &hex(&KEY), "--usage", usage]);
+    token
+}
+
+/// Nothing is made that does not decrypt.
+async fn assert_makes_nothing(rig: &Rig) {
+    let mut client = rig.client().await;
+    for _ in 0..6 {
+        let answer = client.encrypt("demo").await;
+        assert_ne!(answer.status, 200, "{}\n{}", answer.json(), rig.last_lines());
+    }
+}
+
+/// That a key decrypts what it made before says nothing of what it makes on a token that nobody has seen to use the IVs that it
+/// is given.
+#[tokio::test]
+async fn a_key_that_is_known_shows_too_that_what_it_makes_decrypts() {
+    let zeros = gcm_iv(GcmIv::Zeros);
+    let rig = without_probes(with_demo("encrypt,decrypt"), true, &zeros);
+    rig.wait_for_health("DEGRADED").await;
+    assert_makes_nothing(&rig).await;
+    rig.faults.set(NO_SESSION_KEY);
+    rig.wait_until_it_serves().await;
+
+    // Known by what it made at the connection before.
+    let rig = without_probes(with_demo("encrypt,decrypt"), false, "");
+    rig.wait_until_it_serves().await;
+    rig.faults.set("* remove_token");
+    rig.wait_for_health("UNAVAILABLE").await;
+    rig.faults.set(&format!("{NO_SESSION_KEY}\n{zeros}"));
+    rig.wait_for_health("DEGRADED").await;
+    assert_makes_nothing(&rig).await;
+}
+
+/// One that may not do both has nothing to show it by, until it may.
+#[tokio::test]
+async fn a_key_that_may_not_do_both_makes_nothing_on_a_token_that_is_not_proven() {
+    let zeros = gcm_iv(GcmIv::Zeros);
+    let rig = without_probes(with_demo("encrypt"), false, &zeros);
+    rig.wait_for_health("DEGRADED").await;
+    assert_makes_nothing(&rig).await;
+
+    let rig = without_probes(with_demo("decrypt"), true, &zeros);
+    rig.wait_for_health("DEGRADED").await;
+    let mut client = rig.client().await;
+    let refused = (400, "InvalidKeyUsageException".to_owned());
+    let until = Instant::now() + RECOVERY;
+    while outcome(&client.encrypt("demo").await) != refused {
+        assert!(Instant::now() < until, "{}", rig.last_lines());
+    }
+    rig.proxy.token.tool(&["set", "--label", "demo", "--usage", "encrypt,decrypt"]);
+    let until = Instant::now() + RECOVERY;
+    loop {
+        let answer = client.encrypt("demo").await;
+        assert_ne!(answer.status, 200, "{}", answer.json());
+        if outcome(&answer) != refused {
+            break;
+        }
+        assert!(Instant::now() < until, "{}", rig.last_lines());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_makes_nothing(&rig).await;
 }
