@@ -120,8 +120,14 @@ impl Lane {
         }
     }
 
-    /// Whether the lane's failures mean that login or token are gone.
-    pub(super) const fn lost(&self) -> Option<Meaning> {
+    /// Whether login or token are gone. That nobody is logged in is asked of the session itself: one key may be said to want a
+    /// login while all others are served, and then its failure was no more than that.
+    pub(super) fn confirm_loss(&mut self) -> Option<Meaning> {
+        let is_logged_in = || self.session.as_ref().is_some_and(|session| session.is_logged_in());
+        if self.lost == Some(Meaning::LoginLost) && is_logged_in() {
+            self.lost = None;
+            self.session = None;
+        }
         self.lost
     }
 

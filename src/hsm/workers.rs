@@ -290,7 +290,7 @@ fn perform(worker: usize, lane: &mut Option<Lane>, shared: &Shared, job: Job) ->
         }
     };
     job(Ok(open));
-    if let Some(meaning) = open.lost() {
+    if let Some(meaning) = open.confirm_loss() {
         let epoch = open.connection.epoch;
         shared.lose(epoch, meaning);
         if let Some(lane) = lane.take() {

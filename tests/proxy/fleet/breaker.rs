@@ -101,3 +101,25 @@ async fn open_breaker_of_second(rig: &Rig) -> &'static str {
     }
     OPEN
 }
+
+/// Where one key says that nobody is logged in, and the tokens know better, that is the key's fault alone.
+#[tokio::test]
+async fn a_key_that_says_falsely_that_nobody_is_logged_in_costs_no_token() {
+    let rig = start_both().await;
+    let logins = rig.faults.calls(Function::Login);
+    let rule = "C_EncryptInit fail=CKR_USER_NOT_LOGGED_IN label=demo";
+    rig.faults.set(rule);
+    let (mut client, mut other) = (rig.client().await, rig.client().await);
+    let until = Instant::now() + RECOVERY;
+    // Until both have been asked, and for a while after that.
+    while rig.faults.fired(rule) < 6 {
+        assert_eq!(outcome(&client.encrypt("demo").await), (500, "InternalException".to_owned()));
+        for _ in 0..4 {
+            other.encrypt("demo-2").await.ok();
+        }
+        assert!(Instant::now() < until, "{}", rig.last_lines());
+    }
+    rig.faults.clear();
+    wait_until_both_serve(&rig).await;
+    assert_eq!(rig.faults.calls(Function::Login), logins);
+}
