@@ -91,6 +91,11 @@ pub(super) fn is_about_the_whole_token(code: RvError) -> bool {
     code == RvError::DeviceError || meaning(code) == Meaning::TokenLost
 }
 
+/// The same of a code by its name.
+pub(super) fn names_whole_token(code: &str) -> bool {
+    MEANINGS.iter().any(|(listed, _)| is_about_the_whole_token(*listed) && *name(*listed) == *code)
+}
+
 /// The return code behind an error of `cryptoki`; its own faults count as CKR_GENERAL_ERROR.
 pub(super) const fn code_of(error: &Error) -> RvError {
     match error {
@@ -140,6 +145,8 @@ mod tests {
         for (index, (code, _)) in MEANINGS.iter().enumerate() {
             assert!(MEANINGS[index + 1..].iter().all(|(other, _)| other != code), "{code:?}");
         }
+        assert!(names_whole_token("CKR_DEVICE_ERROR") && names_whole_token("CKR_TOKEN_NOT_PRESENT"));
+        assert!(!names_whole_token("CKR_PIN_INCORRECT") && !names_whole_token("CKR_FUNCTION_FAILED"));
         assert_eq!(meaning(RvError::UnknownErrorCode(0x42)), Meaning::BadTag);
         assert_eq!(meaning(RvError::DataLenRange), Meaning::Fault);
     }

@@ -61,8 +61,10 @@ impl Recovery {
             ConnectionFault::Call { code, .. } if *code == ckr::name(RvError::CryptokiNotInitialized) => {
                 self.is_uninitialised = true;
             }
-            // The token took the trouble to answer.
-            ConnectionFault::Call { call: "C_Login", .. } => self.failures = 0,
+            // The token took the trouble to answer, unless that is all that it says.
+            ConnectionFault::Call { call: "C_Login", code } if !ckr::names_whole_token(code) => {
+                self.failures = 0;
+            }
             ConnectionFault::Call { .. } | ConnectionFault::NoToken { .. } => self.failures += 1,
             ConnectionFault::Module(ModuleFault::BeingInitialised(_)) => {}
             _ => self.failures = 0,

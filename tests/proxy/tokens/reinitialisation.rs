@@ -94,6 +94,28 @@ async fn a_token_that_needs_it_comes_back_by_initialising_its_module_anew() {
     }
 }
 
+/// Slots and sessions may be there while the whole group behind them is gone: then only C_Login says so.
+#[tokio::test]
+async fn a_token_whose_login_says_that_it_is_gone_comes_back_so_too() {
+    let lost = "C_EncryptInit fail=CKR_DEVICE_REMOVED label=demo times=1";
+    for code in ["CKR_TOKEN_NOT_PRESENT", "CKR_DEVICE_REMOVED", "CKR_DEVICE_ERROR"] {
+        let rig = Rig::start(luna()).await;
+        rig.faults.set(&format!("{lost}\nC_Login fail={code}"));
+        assert!(is_internal(&rig.client().await.encrypt("demo").await), "{code}");
+        rig.faults.wait_for(code, |counts| counts.calls(Function::Initialize) == 2).await;
+        // One at each try to connect, three of which make a loss.
+        assert!(rig.faults.calls(Function::Login) <= 5, "{}", rig.faults.calls(Function::Login));
+        rig.faults.clear();
+        rig.wait_until_it_serves().await;
+    }
+    // A token that answers otherwise is there.
+    let rig = Rig::start(luna()).await;
+    rig.faults.set(&format!("{lost}\nC_Login fail=CKR_FUNCTION_FAILED"));
+    assert!(is_internal(&rig.client().await.encrypt("demo").await));
+    rig.faults.wait_for("tries", |counts| counts.calls(Function::Login) >= 6).await;
+    assert_eq!(rig.faults.calls(Function::Finalize), 0);
+}
+
 #[tokio::test]
 async fn a_module_that_says_that_it_is_not_initialised_is_initialised_whatever_its_profile() {
     let token = "sessions = 2\nintervals = { health_probe_ms = 100 }".to_owned();
