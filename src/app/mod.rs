@@ -26,7 +26,7 @@ pub use files::Snapshot;
 pub use loading::load;
 pub use reload::Surroundings;
 pub use tokens::Tokens;
-pub use versions::unsafe_at_start;
+pub use versions::{stores_with_versions, unsafe_at_start};
 
 use crate::admin::{self, Readiness};
 use crate::audit::{Audit, AuditFault};
@@ -110,6 +110,7 @@ pub async fn run(
     show_chains(&config.tls, config.endpoint.as_deref(), of_admin, &metrics);
     let iv_budget = Arc::new(IvBudget::open(&config.iv_budget, &metrics)?);
     let records = Arc::new(VersionRecords::open(config.iv_budget.dir.as_deref(), &metrics)?);
+    warn_of_versions(&config);
     let problems = unsafe_at_start(&config.stores, &records);
     if !problems.is_empty() {
         return Err(AppError::UnsafeVersions(problems));
@@ -205,6 +206,16 @@ enum Cause {
     Signal,
     /// [`Modules::stuck`].
     ModuleStuck,
+}
+
+fn warn_of_versions(config: &Config) {
+    let stores = stores_with_versions(&config.stores).join(", ");
+    if config.iv_budget.dir.is_none() && !stores.is_empty() {
+        tracing::warn!(
+            %stores,
+            "without a state directory ([state] dir) a start does not know which versions were staged before it makes one primary"
+        );
+    }
 }
 
 async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, AppError> {

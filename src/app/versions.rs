@@ -193,6 +193,22 @@ pub fn unsafe_at_start(stores: &[StoreSettings], records: &VersionRecords) -> Ve
     problems
 }
 
+/// The stores that have several versions of a key which are used. Without a state directory a start does not judge them.
+#[must_use]
+pub fn stores_with_versions(stores: &[StoreSettings]) -> Vec<&str> {
+    let is_used = |state: VersionState| state != VersionState::Disabled;
+    let has_several = |store: &&StoreSettings| {
+        let of_key =
+            |(_, key): (_, &ExternalKey)| key.versions().filter(|version| is_used(version.state)).count();
+        let of_rule =
+            store.keys.rule().map(|rule| rule.versions().filter(|(_, state)| is_used(*state)).count());
+        store.keys.listed().map(of_key).chain(of_rule).any(|used| used > 1)
+    };
+    let mut names: Vec<_> = stores.iter().filter(has_several).map(|store| &*store.name).collect();
+    names.sort_unstable();
+    names
+}
+
 /// Remembers what is served of a store from now on.
 pub(super) fn note_served(records: &VersionRecords, stores: &Stores) {
     for store in stores.stores.iter() {

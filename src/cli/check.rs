@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::key_check::KeyCheck;
 use super::report::Report;
 use super::{EXIT_FAILED, complain, leave, load_config};
-use crate::app::{Tokens, unsafe_at_start};
+use crate::app::{Tokens, stores_with_versions, unsafe_at_start};
 use crate::audit::{self, AuditSettings};
 use crate::clock;
 use crate::config::{Config, StoreSettings};
@@ -40,6 +40,13 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
             "without a state directory ([state] dir) a PIN that a token refuses is tried again at each start, and each \
              command, which can lock the token",
         );
+    }
+    let stores = stores_with_versions(&config.stores).join(", ");
+    if config.iv_budget.dir.is_none() && !stores.is_empty() {
+        report.notice(&format!(
+            "store {stores}: without a state directory ([state] dir) a start does not know which versions were staged before it \
+             makes one primary"
+        ));
     }
     if !secret::is_all_locked() {
         report.notice(secret::UNLOCKED_ADVICE);

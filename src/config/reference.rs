@@ -116,7 +116,7 @@ pub const SETTINGS: &[Setting] = &[
     row("ping", Table("a table"), "", Never, "`/ping` in plain HTTP and nothing else."),
     row("ping.listen", Address, "", Never, "Where load balancers connect. Without it there is no such listener; `/ping` is served over TLS too."),
     row("state", Table("a table"), "", Never, "What must outlive the process."),
-    row("state.dir", FILE, "", Never, "Folder for counts of initialization vectors and for refused PINs. Without it neither outlives the process."),
+    row("state.dir", FILE, "", Never, "Folder for counts of initialization vectors, for refused PINs, and for what key versions are and which were served. Without it none of that outlives the process, and a start makes any version primary, staged before or not."),
     row("state.iv_budget_instances", Number(1, 1000), "as server.fleet_size", Once, "How many proxies encrypt under the same keys."),
     row("audit", Table("a table"), "", Never, "The audit log. Without this section there is none."),
     row("audit.path", FILE, NEEDED, Never, "The file; beside it is one more that ends in `.head`."),

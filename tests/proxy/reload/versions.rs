@@ -291,6 +291,41 @@ async fn a_start_promotes_only_what_was_staged_and_found() {
     assert_eq!(serve(third).await, 3);
 }
 
+/// Without a state directory a start judges nothing, and says so where there is something to judge.
+#[tokio::test]
+async fn several_versions_without_a_state_directory_are_warned_of() {
+    let token = Arc::new(SoftHsm::with_keys());
+    let state = tempfile::tempdir().unwrap();
+    let dir = format!("[state]\ndir = {:?}\n", state.path().display().to_string());
+    let rule = |versions: &str| format!("{{ label_prefix = \"nested-\", versions = [{versions}] }}");
+    let two = versions(&[(1, "demo", "primary"), (2, "demo-2", "staged")]);
+    let one = versions(&[(1, "demo", "primary"), (2, "demo-2", "disabled")]);
+    let says = "without a state directory ([state] dir) a start does not know which versions were staged";
+    for (keys, nested_rule, more, stores) in [
+        (&two, rule(FIRST), "", Some("main")),
+        (&one, rule(STAGED), "", Some("nested")),
+        (&two, rule(STAGED), "", Some("main, nested")),
+        (&one, rule(FIRST), "", None),
+        (&two, rule(STAGED), dir.as_str(), None),
+    ] {
+        let setup = Setup { keys: keys.clone(), nested_rule, more: more.to_owned(), ..Setup::default() };
+        let (_, text) = run("check", &setup, &token);
+        let notice = stores.map(|stores| format!("notice  store {stores}: {says}"));
+        assert_eq!(text.contains(says), stores.is_some(), "{text}");
+        assert!(notice.is_none_or(|notice| text.contains(&notice)), "{text}");
+        let proxy = Proxy::start_on(&setup, Arc::clone(&token)).await;
+        let lines = proxy.log_lines();
+        let is_it =
+            |line: &&serde_json::Value| line["message"].as_str().is_some_and(|text| text.starts_with(says));
+        let warned: Vec<_> = lines.iter().filter(is_it).collect();
+        assert_eq!(warned.len(), usize::from(stores.is_some()), "{warned:?}");
+        assert!(
+            warned.iter().all(|line| line["level"] == "WARN" && line["stores"] == stores.unwrap()),
+            "{warned:?}"
+        );
+    }
+}
+
 /// The same for all keys of a rule.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_promotes_a_rules_version_only_where_it_was_staged() {
