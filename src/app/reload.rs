@@ -324,13 +324,15 @@ impl Reloader {
     fn release_token(&self, name: &str) {
         let Some(token) = self.tokens.remove(name) else { return };
         self.state.metrics.forget_token(name);
+        let tokens = Arc::clone(&self.tokens);
         tokio::spawn(async move {
             let until = Instant::now() + TOKEN_RELEASE_PATIENCE;
             while Arc::strong_count(&token) > 1 && Instant::now() < until {
                 sleep(LOOK_AGAIN).await;
             }
             let name = Arc::clone(&token.settings().name);
-            let has_stopped = spawn_blocking(move || token.stop(TOKEN_STOP_PATIENCE)).await.unwrap_or(false);
+            let stop = move || tokens.end(&token, TOKEN_STOP_PATIENCE);
+            let has_stopped = spawn_blocking(stop).await.unwrap_or(false);
             tracing::info!(token = %name, has_stopped, "the token is no longer in the configuration: let go");
         });
     }

@@ -1,6 +1,7 @@
 //! The tokens of a configuration, and the stores on them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct Tokens {
     running: Mutex<HashMap<Arc<str>, Arc<Token>>>,
     /// Let go of, and perhaps not stopped yet.
     removed: Mutex<Vec<Weak<Token>>>,
+    /// A thread of one of those has not ended: it may be inside a module for ever.
+    has_left_thread: AtomicBool,
 }
 
 impl Tokens {
@@ -40,7 +43,12 @@ impl Tokens {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(settings: Vec<TokenSettings>, metrics: &Metrics) -> Result<Self, AppError> {
-        let tokens = Self { modules: Arc::default(), running: Mutex::default(), removed: Mutex::default() };
+        let tokens = Self {
+            modules: Arc::default(),
+            running: Mutex::default(),
+            removed: Mutex::default(),
+            has_left_thread: AtomicBool::new(false),
+        };
         settings.into_iter().try_for_each(|settings| tokens.add(settings, metrics).map(drop))?;
         Ok(tokens)
     }
@@ -65,6 +73,13 @@ impl Tokens {
         removed.retain(|token| token.strong_count() > 0);
         removed.push(Arc::downgrade(&token));
         Some(token)
+    }
+
+    /// Stops one that has been let go of; false where a thread did not end within `patience`.
+    pub(super) fn end(&self, removed: &Token, patience: Duration) -> bool {
+        let has_stopped = removed.stop(patience);
+        self.has_left_thread.fetch_or(!has_stopped, Ordering::AcqRel);
+        has_stopped
     }
 
     /// The modules of all tokens.
@@ -112,8 +127,9 @@ impl Tokens {
                 Ok(thread) => thread.join().unwrap_or(false),
                 Err(_) => stop(token),
             });
-            // Not short-circuited: each is to stop.
+            // Not short-circuited: each is to stop. Of one that is gone by now, it was noted before it went.
             have_stopped.filter(|has_stopped| !has_stopped).count() == 0
+                && !self.has_left_thread.load(Ordering::Acquire)
         })
     }
 }

@@ -3,6 +3,7 @@
 use xks_harness::{Faults, Function, Setup, SoftHsm};
 
 use super::rig::{Client, Reloading, UNWATCHED, listed};
+use crate::fleet;
 use crate::tokens::rig::Rig;
 
 /// A proxy on a token that misbehaves on command.
@@ -160,4 +161,30 @@ async fn a_key_under_another_name_finishes_what_is_queued() {
     faults.clear();
     begun.await.unwrap().ok();
     queued.await.unwrap().ok();
+}
+
+/// The destructors of its module must not run beside the thread that is inside.
+#[tokio::test]
+async fn a_thread_that_hangs_in_a_token_that_a_reload_took_away_is_not_forgotten_at_the_end() {
+    let setup = fleet::setup();
+    let server = "lame_duck_secs = 0\ndrain_secs = 1".to_owned();
+    let setup = Setup { server, more: setup.more + UNWATCHED, ..setup };
+    let Rig { proxy, faults } = Rig::start_with_faults(setup.clone(), fleet::same_keys(), "");
+    proxy.wait_until_ready().await;
+    let rig = Rig { proxy, faults };
+    fleet::wait_until_both_serve(&rig).await;
+    let hang = format!("C_Encrypt hang forever token={}", fleet::SECOND);
+    rig.faults.set(&hang);
+    let mut client = rig.client().await;
+    while rig.faults.counts().inside(Function::Encrypt) == 0 {
+        client.encrypt("demo").await;
+    }
+    let without = Setup { tokens: "[\"softhsm\"]".to_owned(), more: UNWATCHED.to_owned(), ..setup };
+    let mut reloading = Reloading { proxy: rig.proxy, setup: rig.faults.between(without) };
+    assert_eq!(reloading.reload_with(&reloading.setup).await, "ok", "{}", reloading.verbose().await);
+    let _ = reloading.proxy.wait_for_log(|line| line["token"] == "second" && line["has_stopped"] == false);
+    reloading.proxy.signal("TERM");
+    assert_eq!(reloading.proxy.wait_for_exit().code(), Some(0), "{}", reloading.proxy.all_output());
+    let stopped = reloading.proxy.wait_for_log(|line| line["message"] == "stopped");
+    assert_eq!(stopped["clean"], false);
 }
