@@ -129,6 +129,14 @@ impl VersionRecords {
         lock(&self.records.versions).get(&id).map(|version| version.known.clone())
     }
 
+    /// The highest number that was ever found to be a version of a key.
+    #[must_use]
+    pub fn highest(&self, store: &str, key: &str) -> Option<u32> {
+        let versions = lock(&self.records.versions);
+        let of_key = versions.keys().filter(|id| *id.store == *store && *id.key == *key);
+        of_key.map(|id| id.version).max()
+    }
+
     /// Those of the tokens on which a version has not been found yet.
     #[must_use]
     pub fn lacking(&self, store: &Arc<str>, key: &str, version: u32, tokens: &[Arc<str>]) -> Vec<Arc<str>> {

@@ -6,8 +6,9 @@ use super::stanza::{self, Entry};
 use super::{CreateArgs, Done, EXIT_OK, Refusal, RotateArgs, Target, list};
 use crate::cli::print;
 use crate::config::{Config, StoreSettings};
-use crate::hsm::{KeyLocator, TokenSettings};
-use crate::keystore::{ExternalKey, FIRST_VERSION, KeyRule, VERSION_MARK, VersionState};
+use crate::hsm::{HsmError, KeyLocator, TokenSettings};
+use crate::keystore::{ExternalKey, FIRST_VERSION, KeyRule, KeyVersion, VERSION_MARK, VersionState};
+use crate::version_records::VersionRecords;
 
 /// What `create` was asked for.
 struct Plan {
@@ -31,7 +32,7 @@ pub(super) fn create(config: &Config, args: &CreateArgs) -> Done {
     refuse_strangers(config, target.token, Some(store), &plan.label)?;
     target.connect()?.generate(&plan.label)?;
     let locator = KeyLocator::Label(plan.label);
-    let check_value = target.check_values(std::slice::from_ref(&locator))?.pop();
+    let check_value = Some(target.check_value_of_new(&locator)?);
     print(&made_line(&target, &locator));
     if plan.is_listed {
         let primary = Entry { number: plan.number, state: VersionState::Primary, locator, check_value };
@@ -107,7 +108,9 @@ pub(super) fn rotate(config: &Config, args: &RotateArgs) -> Done {
     let listed = store.keys.listed().find(|(id, _)| Some(*id) == args.key.as_ref());
     match (listed, store.keys.rule()) {
         (Some((id, key)), _) => rotate_listed(config, &target, store, (id, key), args.label.as_deref()),
-        (None, Some(rule)) if args.label.is_none() => rotate_rule(&target, store, rule, args.key.as_ref()),
+        (None, Some(rule)) if args.label.is_none() => {
+            rotate_rule(config, &target, store, rule, args.key.as_ref())
+        }
         (None, Some(_)) => Err(Refusal::new("the store's key_rule gives each version its label")),
         (None, None) if args.key.is_none() => {
             Err(Refusal::new("say which key with --key: the store has no key_rule"))
@@ -131,32 +134,20 @@ fn rotate_listed(
             staged.number
         )));
     }
-    let number = next_number(key.versions().map(|version| version.number))?;
+    let records = records(config)?;
+    let recorded = records.and_then(|records| records.highest(&store.name, id.as_str()));
+    let number = next_number(key.versions().map(|version| version.number).chain(recorded))?;
     let label = label.map_or_else(|| next_label(id, key, number), Into::into);
     refuse_health_key(target.token, &label)?;
     refuse_strangers(config, target.token, Some(store), &label)?;
+    // What keeps the entries from being printed is met before there is a key. A wrong PIN is tried once.
+    drop(target.connect()?);
+    let mut versions = pinned_versions(target, key)?;
     target.connect()?.generate(&label)?;
     let locator = KeyLocator::Label(label);
-    let mut versions: Vec<Entry> = key
-        .versions()
-        .map(|version| Entry {
-            number: version.number,
-            state: version.state,
-            locator: version.material.locator.clone(),
-            check_value: version.material.check_value.clone(),
-        })
-        .collect();
     let line = made_line(target, &locator);
-    versions.push(Entry { number, state: VersionState::Staged, locator, check_value: None });
-    // Keys that decrypt no more may be gone; those that have a value keep it.
-    let mut unpinned: Vec<&mut Entry> = versions
-        .iter_mut()
-        .filter(|version| version.check_value.is_none() && version.state != VersionState::Disabled)
-        .collect();
-    let locators: Vec<_> = unpinned.iter().map(|version| version.locator.clone()).collect();
-    for (version, value) in unpinned.iter_mut().zip(target.check_values(&locators)?) {
-        version.check_value = Some(value);
-    }
+    let check_value = Some(target.check_value_of_new(&locator)?);
+    versions.push(Entry { number, state: VersionState::Staged, locator, check_value });
     versions.sort_by_key(|version| version.number);
     print(&line);
     print(&format!(
@@ -172,6 +163,44 @@ fn rotate_listed(
     );
     print(&stanza::key(id, key.is_enabled, &versions));
     Ok(EXIT_OK)
+}
+
+/// The versions of a key, each with a check value where it is used. A key that only decrypts may make none, or be gone.
+fn pinned_versions(target: &Target<'_>, key: &ExternalKey) -> Result<Vec<Entry>, Refusal> {
+    let entry = |version: &KeyVersion| Entry {
+        number: version.number,
+        state: version.state,
+        locator: version.material.locator.clone(),
+        check_value: version.material.check_value.clone(),
+    };
+    let mut versions: Vec<_> = key.versions().map(entry).collect();
+    let is_unpinned =
+        |version: &&mut Entry| version.check_value.is_none() && version.state != VersionState::Disabled;
+    let unpinned: Vec<_> = versions.iter_mut().filter(is_unpinned).collect();
+    let locators: Vec<_> = unpinned.iter().map(|version| version.locator.clone()).collect();
+    for (version, value) in unpinned.into_iter().zip(target.check_values(&locators)?) {
+        version.check_value = match value {
+            Ok(value) => Some(value),
+            Err(HsmError::KeyNotFound | HsmError::KeyNotPermitted { .. })
+                if version.state == VersionState::Retired =>
+            {
+                None
+            }
+            Err(error) => {
+                let Entry { number, state, locator, .. } = version;
+                return Err(Refusal(format!(
+                    "version {number}, {state} ({locator}), makes no check value: {error}. No key was made"
+                )));
+            }
+        };
+    }
+    Ok(versions)
+}
+
+/// What the state directory remembers of key versions, where there is one.
+fn records(config: &Config) -> Result<Option<VersionRecords>, Refusal> {
+    let read = config.iv_budget.dir.as_deref().map(VersionRecords::read).transpose();
+    read.map_err(|fault| Refusal(fault.to_string()))
 }
 
 /// The state of a version after version `number` has become primary.
@@ -204,6 +233,7 @@ fn next_label(id: &ExternalKeyId, key: &ExternalKey, number: u32) -> Box<str> {
 
 /// Makes the next version of one key of a rule, or of each that has none yet.
 fn rotate_rule(
+    config: &Config,
     target: &Target<'_>,
     store: &StoreSettings,
     rule: &KeyRule,
@@ -211,13 +241,17 @@ fn rotate_rule(
 ) -> Done {
     let staged =
         rule.others.iter().find(|(_, state)| *state == VersionState::Staged).map(|(number, _)| *number);
-    let number = match staged {
-        Some(number) => number,
-        None => next_number(rule.versions().map(|(number, _)| number))?,
-    };
     let manager = target.connect()?;
     let keys = manager.keys()?;
     let mut ids = list::ids_by_rule(store, &keys);
+    let records = records(config)?;
+    let recorded = records
+        .iter()
+        .flat_map(|records| ids.iter().filter_map(|id| records.highest(&store.name, id.as_str())));
+    let number = match staged {
+        Some(number) => number,
+        None => next_number(rule.versions().map(|(number, _)| number).chain(recorded))?,
+    };
     if let Some(one) = one {
         ids.retain(|id| id == one);
         if ids.is_empty() {

@@ -18,8 +18,8 @@ use super::{EXIT_FAILED, EXIT_OK, LoginArgs, complain, leave, load_config};
 use crate::app::Tokens;
 use crate::config::{Config, StoreSettings};
 use crate::hsm::{
-    CheckValue, HealthStatus, KeyLocator, KeyManager, KeyMaterial, ManageFault, ManagedKey, Modules,
-    TokenSettings,
+    CheckValue, HealthStatus, HsmError, KeyLocator, KeyManager, KeyMaterial, ManageFault, ManagedKey,
+    Modules, TokenSettings,
 };
 use crate::keystore::VersionState;
 use crate::metrics::Metrics;
@@ -175,8 +175,8 @@ impl<'c> Target<'c> {
     }
 
     /// What the token makes of the known text under each key. It is asked as it is when it serves, so that a key of which
-    /// this fails would not serve either.
-    fn check_values(&self, locators: &[KeyLocator]) -> Result<Vec<CheckValue>, Refusal> {
+    /// this fails would not encrypt either.
+    fn check_values(&self, locators: &[KeyLocator]) -> Result<Vec<Result<CheckValue, HsmError>>, Refusal> {
         let (runtime, tokens) = start(vec![self.token.clone()])?;
         let made = runtime.block_on(async {
             let mut made = Vec::with_capacity(locators.len());
@@ -184,17 +184,23 @@ impl<'c> Target<'c> {
                 let _ = settled(&*token).await;
                 for locator in locators {
                     let material = KeyMaterial { locator: locator.clone(), check_value: None };
-                    let value = CheckValue::make(&*token, &material, deadline()).await;
-                    made.push(value.map_err(|error| {
-                        Refusal(format!("the key with {locator} is there but makes no check value: {error}"))
-                    })?);
+                    made.push(CheckValue::make(&*token, &material, deadline()).await);
                 }
             }
-            Ok(made)
+            made
         });
         // A thread that hangs is left behind: the process is about to end.
         let _ = tokens.stop();
-        made
+        Ok(made)
+    }
+
+    /// The same of a key that has just been made.
+    fn check_value_of_new(&self, locator: &KeyLocator) -> Result<CheckValue, Refusal> {
+        let made =
+            self.check_values(std::slice::from_ref(locator))?.pop().unwrap_or(Err(HsmError::KeyNotFound));
+        made.map_err(|error| {
+            Refusal(format!("the key with {locator} was made and makes no check value: {error}"))
+        })
     }
 }
 

@@ -70,6 +70,68 @@ fn rotate_stages_the_next_version_and_then_makes_it_primary() {
     assert_as_it_should_be(&desk.token, "demo@3");
 }
 
+/// Whatever became of versions that only decrypt, the next one is made and its entries are printed.
+#[test]
+fn rotate_leaves_a_retired_version_unpinned_that_makes_no_check_value() {
+    for retired in ["decrypt-only", "not-there"] {
+        let keys = versions(&[(1, retired, "retired"), (2, "demo", "primary")]);
+        let desk = Desk::new(with_keys(&keys), SoftHsm::with_keys());
+        let [staged, _] = rotate_demo(&desk);
+        assert_eq!(staged.matches("check_value = \"v1:").count(), 2, "{retired}: {staged}");
+        assert!(staged.contains("number = 3"), "{staged}");
+    }
+}
+
+/// What would keep it from being repeated.
+#[test]
+fn rotate_makes_no_key_where_a_version_that_is_needed_makes_no_check_value() {
+    for primary in ["decrypt-only", "not-there"] {
+        let keys = versions(&[(1, "demo", "retired"), (2, primary, "primary")]);
+        let desk = Desk::new(with_keys(&keys), SoftHsm::with_keys());
+        let before = desk.token.tool(&["list", "--json"]);
+        let (code, text, errors) = desk.keys(&["rotate", "--store", "main", "--key", "demo"]);
+        assert_eq!((code, text.as_str()), (Some(1), ""), "{errors}");
+        assert!(errors.contains(primary), "{errors}");
+        assert_eq!(desk.token.tool(&["list", "--json"]), before, "the token is as it was");
+    }
+}
+
+/// A number stands for one key for ever, also where the configuration knows it no more.
+#[tokio::test]
+async fn rotate_gives_no_number_twice() {
+    let token = Arc::new(SoftHsm::with_keys());
+    for label in ["nested-a", "nested-a@7"] {
+        token.generate(label, &[]);
+    }
+    let state = tempfile::tempdir().unwrap();
+    let with = |keys: String, rule: &str| Setup {
+        keys,
+        nested_rule: format!("{{ label_prefix = \"nested-\", versions = [{rule}] }}"),
+        more: format!("[state]\ndir = {:?}\n", state.path().display().to_string()),
+        ..Setup::default()
+    };
+    let first = "{ number = 1, state = \"primary\" }";
+    let seventh = format!("{first}, {{ number = 7, state = \"staged\" }}");
+    let setup = with(versions(&[(1, "demo", "primary"), (9, "demo-2", "staged")]), &seventh);
+    let mut proxy = Proxy::start_on(&setup, Arc::clone(&token)).await;
+    let mut connection = proxy.connect(Http::One).await;
+    let body = encrypt_body(SECRET, None, false);
+    connection.send(&XksRequest::encrypt(&nested_store(), "a", &body)).await.ok();
+    // A version of the rule is met with its first ciphertext alone.
+    let mut sealed = connection.send(&XksRequest::encrypt(&nested_store(), "a", &body)).await.ok();
+    sealed["ciphertextMetadata"] = xks_harness::request::base64(&[1, 0, 0, 0, 7]).into();
+    connection.send(&XksRequest::decrypt(&nested_store(), "a", &decrypt_body(&sealed, None))).await;
+    proxy.signal("TERM");
+    assert!(proxy.wait_for_exit().success(), "{}", proxy.all_output());
+
+    let desk = Desk { setup: with(versions(&[(1, "demo", "primary")]), first), token };
+    let [staged, _] = rotate_demo(&desk);
+    assert!(staged.contains("number = 10") && staged.contains("label = \"demo@10\""), "{staged}");
+    let (code, text, errors) = desk.keys(&["rotate", "--store", "nested"]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(text.contains("made version 8 of 1 keys"), "{text}");
+}
+
 #[tokio::test]
 async fn rotate_makes_the_next_version_of_every_key_of_a_rule() {
     let token = SoftHsm::with_keys();
