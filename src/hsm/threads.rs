@@ -162,33 +162,44 @@ impl Crew {
         bytes > self.shared.settings.helper_memory_bytes
     }
 
+    /// Starts a worker for each that is stuck in a call, and for each that is `missing` since there was none for it.
+    fn replace_stuck(&self, missing: &mut usize) -> io::Result<()> {
+        let Shared { board, settings, metrics, .. } = &*self.shared;
+        while *missing > 0 && self.start_worker()? {
+            *missing -= 1;
+        }
+        let stuck: Vec<_> = board.newly_stuck(settings.stall_after).collect();
+        // Told so before there is another: it may come back at any moment, and there are to be as many as sessions.
+        for worker in stuck.into_iter().filter(|worker| board.replace(*worker, settings.stall_after)) {
+            let started = self.start_worker();
+            if matches!(started, Ok(true)) {
+                metrics.threads_replaced.inc();
+                tracing::error!(token = %settings.name, "a call does not return: its thread is replaced");
+                continue;
+            }
+            *missing += usize::from(!board.keep(worker));
+            if !started? {
+                // No more places: the token is as stuck as it may get.
+                self.shared.end_helper();
+            }
+            break;
+        }
+        Ok(())
+    }
+
     fn watch(self: &Arc<Self>, stop: &flume::Receiver<()>) {
         let settings = &self.shared.settings;
         let mut interval = WATCH_INTERVAL;
+        // Workers that have ended for others which could not be started.
+        let mut missing = 0;
         while stop.recv_timeout(interval) == Err(flume::RecvTimeoutError::Timeout) {
             interval = WATCH_INTERVAL;
             if let Some(helper) = &self.shared.helper {
                 self.watch_helper(helper);
             }
-            let stuck: Vec<_> = self.shared.board.newly_stuck(settings.stall_after).collect();
-            for worker in stuck {
-                match self.start_worker() {
-                    Ok(true) => {
-                        self.shared.board.replace(worker);
-                        self.shared.metrics.threads_replaced.inc();
-                        tracing::error!(token = %settings.name, "a call does not return: its thread is replaced");
-                    }
-                    // No more places: the token is as stuck as it may get.
-                    Ok(false) => {
-                        self.shared.end_helper();
-                        break;
-                    }
-                    Err(error) => {
-                        tracing::error!(token = %settings.name, %error, "cannot start a thread");
-                        interval = REFUSED_INTERVAL;
-                        break;
-                    }
-                }
+            if let Err(error) = self.replace_stuck(&mut missing) {
+                tracing::error!(token = %settings.name, %error, "cannot start a thread");
+                interval = REFUSED_INTERVAL;
             }
             let hangs = self.shared.helper.is_none()
                 && self.shared.probe.hangs_for(settings.probe_interval * KEEPER_PATIENCE);

@@ -58,7 +58,7 @@ struct Place {
     begun: AtomicU64,
     /// The last try to open a session failed.
     lacks_session: AtomicBool,
-    /// Stuck in a call and replaced: ends when the call returns.
+    /// Stuck in a call and replaced: ends when the call returns. Whoever takes it back decides, the worker or the watch.
     is_replaced: AtomicBool,
 }
 
@@ -96,15 +96,15 @@ impl Board {
     }
 
     fn begin(&self, worker: usize) {
-        self.places[worker].begun.store(self.nanos_now(), Ordering::Relaxed);
+        self.places[worker].begun.store(self.nanos_now(), Ordering::SeqCst);
     }
 
     fn end(&self, worker: usize) {
-        self.places[worker].begun.store(0, Ordering::Relaxed);
+        self.places[worker].begun.store(0, Ordering::SeqCst);
     }
 
     fn is_stuck(&self, place: &Place, limit: Duration) -> bool {
-        match place.begun.load(Ordering::Relaxed) {
+        match place.begun.load(Ordering::SeqCst) {
             0 => false,
             nanos => self.base.elapsed().saturating_sub(Duration::from_nanos(nanos)) > limit,
         }
@@ -117,13 +117,23 @@ impl Board {
         self.places.iter().enumerate().filter(move |(_, place)| is_new(place)).map(|(worker, _)| worker)
     }
 
-    /// Another worker does the work of this one from now on.
-    pub(super) fn replace(&self, worker: usize) {
-        self.places[worker].is_replaced.store(true, Ordering::Release);
+    /// Another worker is to do the work of this one, which ends when its call returns. False where it has returned meanwhile and
+    /// goes on.
+    pub(super) fn replace(&self, worker: usize, limit: Duration) -> bool {
+        let place = &self.places[worker];
+        place.is_replaced.store(true, Ordering::SeqCst);
+        // It says that it is idle before it looks whether it is replaced: one of the two sees what the other has said.
+        self.is_stuck(place, limit) || !self.keep(worker)
     }
 
-    fn is_replaced(&self, worker: usize) -> bool {
-        self.places[worker].is_replaced.load(Ordering::Acquire)
+    /// There is no other worker: this one goes on after all. False where it has ended.
+    pub(super) fn keep(&self, worker: usize) -> bool {
+        self.places[worker].is_replaced.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether the worker, whose call has returned, is to end. Then it does.
+    fn is_to_end(&self, worker: usize) -> bool {
+        self.places[worker].is_replaced.swap(false, Ordering::SeqCst)
     }
 
     /// Workers that have been at one job for longer than `limit`, replaced or not.
@@ -242,7 +252,7 @@ pub(super) fn run(worker: usize, shared: &Shared, tasks: &flume::Receiver<Task>)
                 lane = None;
             }
         }
-        if shared.board.is_replaced(worker) {
+        if shared.board.is_to_end(worker) {
             tracing::warn!(token = %shared.settings.name, "a call that was stuck has returned");
             break;
         }
@@ -359,5 +369,34 @@ mod tests {
             assert_eq!(given, Some(wanted));
         }
         assert!(!board.fill_place(|_| Ok(())).unwrap(), "there is no place");
+    }
+
+    #[test]
+    fn a_worker_ends_only_where_another_takes_its_place() {
+        let limit = Duration::from_nanos(1);
+        let board = Board::new(1);
+        let is_stuck = |board: &Board| board.newly_stuck(limit).count() == 1;
+        let begin = |board: &Board| {
+            board.begin(0);
+            while !is_stuck(board) {}
+        };
+        board.fill_place(|_| Ok(())).unwrap();
+        // Still in its call.
+        begin(&board);
+        assert!(board.replace(0, limit) && !is_stuck(&board) && board.stuck(limit) == 1);
+        board.end(0);
+        assert!(board.is_to_end(0));
+        // Its call has returned before anybody could be started for it.
+        assert!(!board.replace(0, limit));
+        assert!(!board.is_to_end(0), "it goes on");
+        // Nobody could be started, and the call returned before that was known, or after.
+        begin(&board);
+        assert!(board.replace(0, limit) && board.keep(0) && is_stuck(&board), "it is looked at again");
+        board.end(0);
+        assert!(!board.is_to_end(0), "it goes on");
+        begin(&board);
+        assert!(board.replace(0, limit));
+        board.end(0);
+        assert!(board.is_to_end(0) && !board.keep(0), "its place is to be taken");
     }
 }
