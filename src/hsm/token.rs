@@ -84,7 +84,7 @@ impl Token {
     /// every job would begin in time and end too late.
     fn is_overdue(&self, deadline: Deadline) -> bool {
         let (board, waiting) = (&self.shared.board, self.tasks.len());
-        if waiting < board.sessions() {
+        if waiting < board.usable_sessions() {
             return false;
         }
         let left = deadline.instant().saturating_duration_since(clock::now());
@@ -357,10 +357,10 @@ impl Token {
         !is_usable || self.shared.breaker.is_open()
     }
 
-    /// Jobs at work and waiting, in thousandths of the sessions.
+    /// Jobs at work and waiting, in thousandths of the sessions that there are.
     pub(super) fn load_permille(&self) -> usize {
         let board = &self.shared.board;
-        (board.busy() + self.tasks.len()) * 1000 / board.sessions().max(1)
+        (board.busy() + self.tasks.len()) * 1000 / board.usable_sessions()
     }
 
     /// Whether a hedge would disturb nobody: a session idles, and the queue is no more than half full.
@@ -371,7 +371,8 @@ impl Token {
     /// Whether a session is there and at nothing, which nothing in the queue is about to take: a worker between two jobs is
     /// not idle.
     pub(super) fn has_idle_session(&self) -> bool {
-        self.is_connected() && self.shared.board.busy() + self.tasks.len() < self.shared.settings.sessions
+        let board = &self.shared.board;
+        self.is_connected() && board.busy() + self.tasks.len() < board.usable_sessions()
     }
 
     /// Whether a call that begins now would come back by then, as calls go of late.

@@ -200,7 +200,7 @@ impl Board {
 
     /// How long a job that comes now will take until its end, behind so many that wait, if the token goes on as it did.
     pub(super) fn time_to_end(&self, waiting: usize) -> Duration {
-        let turns = (waiting / self.sessions.max(1)) as u64 + 1;
+        let turns = (waiting / self.usable_sessions()) as u64 + 1;
         Duration::from_nanos(self.mean_nanos.load(Ordering::Relaxed).saturating_mul(turns))
     }
 
@@ -229,6 +229,11 @@ impl Board {
 
     pub(super) fn sessions(&self) -> usize {
         self.sessions
+    }
+
+    /// Sessions that work is done on: a token may give fewer than it was asked for. At least one, which is tried for.
+    pub(super) fn usable_sessions(&self) -> usize {
+        self.sessions.saturating_sub(self.without_session()).max(1)
     }
 }
 
@@ -398,5 +403,18 @@ mod tests {
         assert!(board.replace(0, limit));
         board.end(0);
         assert!(board.is_to_end(0) && !board.keep(0), "its place is to be taken");
+    }
+
+    #[test]
+    fn sessions_that_a_token_does_not_give_are_none_that_idle() {
+        let board = Board::new(4);
+        board.note_job(Duration::from_millis(10));
+        assert_eq!((board.usable_sessions(), board.time_to_end(3)), (4, Duration::from_millis(10)));
+        board.places[..3].iter().for_each(|place| place.lacks_session.store(true, Ordering::Relaxed));
+        assert_eq!((board.usable_sessions(), board.time_to_end(3)), (1, Duration::from_millis(40)));
+        board.places[3].lacks_session.store(true, Ordering::Relaxed);
+        assert_eq!(board.usable_sessions(), 1, "one is tried for");
+        board.begin_anew();
+        assert_eq!(board.usable_sessions(), 4);
     }
 }
