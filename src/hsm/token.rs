@@ -91,6 +91,13 @@ impl Token {
         board.time_to_end(waiting) > left / SHARE_OF_TIME_LEFT
     }
 
+    /// Whether it is for calls that hang that the queue is full: one has been at work for as long as is never forgiven, or for far
+    /// longer than calls take, and none has come back since it began.
+    fn hangs(&self) -> bool {
+        let Shared { board, pace, settings, .. } = &*self.shared;
+        board.stuck(settings.stall_after) > 0 || board.is_silent(pace.hang_after())
+    }
+
     /// Runs `work` on a session within the deadline.
     async fn submit<T: Send + 'static>(
         &self,
@@ -132,8 +139,7 @@ impl Token {
             let _ = reply.send((result, started_at, ended_at));
         });
         if self.is_overdue(deadline) || self.tasks.try_send(Task::Job(job)).is_err() {
-            let is_stalled = self.shared.board.stuck(self.shared.settings.stall_after) > 0;
-            return Outcome::failed(if is_stalled { HsmError::Stalled } else { HsmError::QueueFull });
+            return Outcome::failed(if self.hangs() { HsmError::Stalled } else { HsmError::QueueFull });
         }
         let token_serial = self.shared.serial();
         match timeout_at(deadline.instant().into(), answer).await {

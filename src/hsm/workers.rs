@@ -152,7 +152,12 @@ impl Board {
         self.sessions.saturating_sub(self.newly_stuck(limit).count() + self.without_session())
     }
 
-    /// Whether a job that began after `since` is stuck, and none has come to its end since it began.
+    /// Whether a job has been at work for longer than `limit`, and none has come to its end since it began.
+    pub(super) fn is_silent(&self, limit: Duration) -> bool {
+        self.hangs(limit, self.base)
+    }
+
+    /// The same of one that began after `since`.
     pub(super) fn hangs(&self, limit: Duration, since: Instant) -> bool {
         let since = u64::try_from(since.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX);
         let last_end = self.last_end.load(Ordering::Relaxed);

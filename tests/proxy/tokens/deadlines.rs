@@ -149,6 +149,11 @@ async fn a_full_queue_on_a_slow_token_is_throttled_at_once() {
     setup.token.push_str("\nqueue_depth = 1");
     let rig = Rig::start(setup).await;
     rig.faults.set("C_Encrypt delay_ms=150 label=demo");
+    // A token that is known to be slow does not hang.
+    let mut first = rig.client().await;
+    for _ in 0..8 {
+        first.encrypt("demo").await.ok();
+    }
     let clients = rig.clients(10).await;
     let answers = at_once(clients, |_, mut client| async move {
         let answer = client.encrypt("demo").await;
@@ -226,6 +231,38 @@ async fn a_full_queue_before_calls_that_hang_is_a_timeout_at_once() {
         assert_eq!(waiting.await.unwrap().status, 200);
     }
     rig.wait_until_it_serves().await;
+}
+
+/// As soon as the call takes far longer than calls do, and not only once its session is replaced.
+#[tokio::test]
+async fn a_full_queue_before_a_call_that_hangs_is_a_timeout_before_its_session_is_replaced() {
+    let mut setup = patient(60_000);
+    setup.token.push_str("\nqueue_depth = 1");
+    let rig = Rig::start(setup).await;
+    rig.faults.set("C_Encrypt hang until_removed label=demo");
+    let mut waiting = Vec::new();
+    for (mut client, in_flight) in rig.clients(2).await.into_iter().zip([1, 2]) {
+        waiting.push(tokio::spawn(async move { client.encrypt("demo").await }));
+        rig.faults.wait_until_inside(Function::Encrypt, 1).await;
+        let in_flight = format!("\nxks_requests_in_flight {in_flight}\n");
+        rig.proxy.wait_for("/metrics", |_, text| text.contains(&in_flight)).await;
+    }
+    let mut client = rig.client().await;
+    let until = Instant::now() + RECOVERY;
+    loop {
+        let answer = client.encrypt("demo-2").await;
+        if is(&answer, TIMEOUT) {
+            break;
+        }
+        // Until then it may only be slow.
+        assert!(is(&answer, THROTTLED) && Instant::now() < until, "{:?}", outcome(&answer));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    rig.faults.clear();
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap().status, 200);
+    }
+    assert_eq!(client.encrypt("demo-2").await.status, 200, "it serves as before");
 }
 
 #[tokio::test]
