@@ -120,7 +120,8 @@ fn run_all(rows: Vec<Row>) -> (String, Vec<String>) {
 /// A row, how many tokens, and what came of it.
 type Ran = (Row, Tokens, Result<Vec<Cell>, String>);
 
-/// What was seen, with the longest time that the proxy took for an answer in milliseconds.
+/// What was seen, with the longest time that the proxy took for an answer in milliseconds; at its foot, how often the machine was too
+/// busy to tell.
 fn observed_table(results: &[Ran]) -> String {
     let mut table = String::new();
     for (row, tokens, cells) in results {
@@ -136,5 +137,9 @@ fn observed_table(results: &[Ran]) -> String {
             Err(_) => table.push_str("    WRONG\n"),
         }
     }
+    let cells = || results.iter().filter_map(|(_, _, cells)| cells.as_ref().ok()).flatten();
+    let late = cells().filter(|cell| cell.late > 0).count();
+    writeln!(table, "{late} of {} cells were tried again because an answer was late", cells().count())
+        .unwrap();
     table
 }

@@ -89,15 +89,17 @@ pub(super) struct Row {
     pub(super) is_isolated: bool,
 }
 
+/// What is told while nothing is wrong.
+const UNNOTICED: [Told; 6] = [OK, OK, OK, OK, OK, FORGED];
+
 /// A row that nobody notices.
 fn row(rules: &[&str]) -> Row {
-    let unnoticed = [OK, OK, OK, OK, OK, FORGED];
     Row {
         rules: rules.iter().map(|rule| (*rule).to_owned()).collect(),
         when: When::Serving,
         setting: "",
-        one: unnoticed,
-        two: unnoticed,
+        one: UNNOTICED,
+        two: UNNOTICED,
         is_of_module: false,
         needs_restart: false,
         is_isolated: false,
@@ -130,6 +132,17 @@ impl Row {
             }
         }
         row
+    }
+
+    /// Whether a request may be told of the fault where there is no other token.
+    pub(super) fn may_be_noticed(&self, request: Request) -> bool {
+        self.one[request as usize] != UNNOTICED[request as usize]
+    }
+
+    /// Whether it is, and never told anything else.
+    pub(super) fn is_noticed(&self, request: Request) -> bool {
+        let unnoticed = UNNOTICED[request as usize];
+        !self.one[request as usize].iter().any(|told| unnoticed.contains(told))
     }
 
     /// Whether it ends otherwise with the modules in helper processes.
