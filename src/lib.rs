@@ -4,7 +4,7 @@
 //!
 //! | row | module |
 //! |---|---|
-//! | 0 | [`clock`], [`secret`], [`state_folder`], [`wiping_allocator`] |
+//! | 0 | [`clock`], [`open_files`], [`secret`], [`state_folder`], [`wiping_allocator`] |
 //! | 1 | [`metrics`], [`sigv4`], [`policy`] |
 //! | 2 | [`tls`], [`hsm`], [`iv_budget`], [`audit`] |
 //! | 3 | [`keystore`], [`admin`], [`version_records`] |
@@ -27,6 +27,7 @@ pub mod hsm;
 pub mod iv_budget;
 pub mod keystore;
 pub mod metrics;
+pub mod open_files;
 pub mod operations;
 pub mod policy;
 pub mod secret;

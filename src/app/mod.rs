@@ -34,8 +34,9 @@ use crate::config::Config;
 use crate::hsm::{Fleet, Modules};
 use crate::iv_budget::{IvBudget, IvBudgetFault};
 use crate::metrics::Metrics;
+use crate::open_files;
 use crate::server::{
-    self, CurrentTls, Drain, Places, SmallTls, State, serve_admin, serve_ping, stranger_lines,
+    self, CurrentTls, Drain, Limits, Places, SmallTls, State, serve_admin, serve_ping, stranger_lines,
 };
 use crate::tls::show_chains;
 use crate::version_records::{VersionRecords, VersionRecordsFault};
@@ -96,6 +97,7 @@ pub async fn run(
     let rotated = on(SignalKind::hangup())?;
     // A limit on the size of files is then like a full disk, and does not end the process.
     let _size_limit = on(SignalKind::from_raw(SIGXFSZ))?;
+    let limits = possible(config.limits);
     let supervisor = Arc::new(Supervisor::of_environment());
     let metrics = Arc::new(Metrics::new());
     reload::note_loaded(&metrics);
@@ -132,7 +134,7 @@ pub async fn run(
         stranger_lines: stranger_lines(),
         proxy_protocol_from: config.proxy_protocol_from,
         readiness: Arc::clone(&readiness),
-        limits: config.limits,
+        limits,
         timeouts: config.timeouts,
         fleet: ArcSwap::from_pointee(config.fleet),
         places: Places::new(config.limits.max_in_flight),
@@ -208,6 +210,7 @@ enum Cause {
     ModuleStuck,
 }
 
+/// What was served before is remembered in the state directory alone.
 fn warn_of_versions(config: &Config) {
     let stores = stores_with_versions(&config.stores).join(", ");
     if config.iv_budget.dir.is_none() && !stores.is_empty() {
@@ -216,6 +219,20 @@ fn warn_of_versions(config: &Config) {
             "without a state directory ([state] dir) a start does not know which versions were staged before it makes one primary"
         );
     }
+}
+
+/// The limits with no more connections than the system lets this process have.
+fn possible(limits: Limits) -> Limits {
+    let (wanted, possible) = (limits.max_connections, open_files::raise_limit());
+    if possible < wanted {
+        tracing::warn!(
+            max_connections = wanted,
+            possible,
+            advice = open_files::ADVICE,
+            "the system lets this process open too few files for max_connections: it takes fewer connections"
+        );
+    }
+    Limits { max_connections: wanted.min(possible), ..limits }
 }
 
 async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, AppError> {

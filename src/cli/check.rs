@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config::{Config, StoreSettings};
 use crate::hsm::{ForceLogin, HealthStatus, Hsm, TokenHealth};
 use crate::metrics::Metrics;
+use crate::open_files;
 use crate::secret;
 use crate::tls::{CertificateFiles, ListenerTls, NOTICE_DAYS, ServerChain, TlsFacts, days_until};
 use crate::version_records::VersionRecords;
@@ -51,6 +52,7 @@ pub(super) fn run(path: &Path, force_login: ForceLogin) -> u8 {
     if !secret::is_all_locked() {
         report.notice(secret::UNLOCKED_ADVICE);
     }
+    check_open_files(config.limits.max_connections, &mut report);
     if let Some(audit) = &config.audit {
         check_audit(audit, &mut report);
     }
@@ -139,6 +141,18 @@ fn others_may(path: &Path, what: u32) -> bool {
         std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & what != 0)
     };
     has(path, what) && path.ancestors().skip(1).all(|folder| has(folder, OTHERS_ENTER))
+}
+
+/// The limit is this command's: whoever starts the proxy may give it another.
+fn check_open_files(max_connections: usize, report: &mut Report) {
+    let possible = open_files::raise_limit();
+    if possible < max_connections {
+        report.notice(&format!(
+            "of max_connections = {max_connections} only {possible} fit into the limit on open files that this command \
+             has: {}",
+            open_files::ADVICE
+        ));
+    }
 }
 
 fn check_audit(settings: &AuditSettings, report: &mut Report) {

@@ -92,7 +92,7 @@ pub const SETTINGS: &[Setting] = &[
     row("server.limits.max_plaintext_bytes", Number(4300, 65_536), "4300", Never, "Longest plaintext and ciphertext."),
     row("server.limits.max_aad_bytes", Number(8192, 65_535), "8192", Never, "Longest additional authenticated data."),
     row("server.limits.max_header_bytes", Number(8192, 262_144), "16384", Never, "Longest head of a request."),
-    row("server.limits.max_connections", Number(1, 1_000_000), "10000", Never, "Connections at once. At the cap the oldest that never carried an authenticated request is closed."),
+    row("server.limits.max_connections", Number(1, 1_000_000), "10000", Never, "Connections at once. At the cap the oldest that never carried an authenticated request is closed. Fewer where the process may open too few files."),
     row("server.limits.max_streams_per_connection", Number(1, 1000), "128", Never, "Requests at once on one HTTP/2 connection."),
     row("server.limits.max_in_flight", Number(1, 100_000), "1024", Never, "API requests at once; more get ThrottlingException. Those that wait for their bodies hold at most half of the places, the oldest gives way."),
     row("server.timeouts", Table("a table"), "", Never, "How long is waited."),

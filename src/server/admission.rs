@@ -2,12 +2,19 @@
 //! strangers who hold connections open cannot keep KMS out.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus::IntGauge;
+use rustix::io::Errno;
 use tokio::sync::{Notify, watch};
 use tokio::task::unconstrained;
+use tokio::time::{sleep, timeout};
+
+/// Pause after a failure to accept: it would come again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The open connections of one listener.
 pub struct Connections {
@@ -56,11 +63,10 @@ impl Connections {
     }
 
     fn try_admit(self: &Arc<Self>) -> Option<Place> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.open.load(Ordering::Acquire) >= self.cap {
-            // The stranger's place is given away before it has left: it leaves at once.
-            let (_, oldest) = table.strangers.pop_first()?;
-            oldest.notify_one();
+        let mut table = self.lock();
+        // The stranger's place is given away before it has left: it leaves at once.
+        if self.open.load(Ordering::Acquire) >= self.cap && !table.evict_oldest() {
+            return None;
         }
         let id = table.next_id;
         table.next_id += 1;
@@ -69,6 +75,21 @@ impl Connections {
         self.open.fetch_add(1, Ordering::AcqRel);
         self.gauge.iter().for_each(IntGauge::inc);
         Some(Place { id, evicted, connections: Arc::clone(self) })
+    }
+
+    /// Pauses after a failure to accept. Where no more files can be opened the oldest stranger goes, whatever the cap, and its
+    /// end ends the pause.
+    pub(super) async fn recover(&self, failure: &io::Error) {
+        if !is_out_of_files(failure) {
+            return sleep(ACCEPT_PAUSE).await;
+        }
+        let closed = self.place_free.notified();
+        self.lock().evict_oldest();
+        let _ = timeout(ACCEPT_PAUSE, closed).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until no connection is open.
@@ -92,6 +113,20 @@ impl Connections {
     }
 }
 
+impl Table {
+    /// False where there is no stranger.
+    fn evict_oldest(&mut self) -> bool {
+        let oldest = self.strangers.pop_first();
+        oldest.iter().for_each(|(_, stranger)| stranger.notify_one());
+        oldest.is_some()
+    }
+}
+
+/// Of this process, or of the machine.
+fn is_out_of_files(failure: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE].into_iter().any(|errno| failure.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// A connection's place, free again when dropped.
 pub(super) struct Place {
     id: u64,
@@ -102,8 +137,7 @@ pub(super) struct Place {
 impl Place {
     /// The connection carried an authenticated request: it is no stranger any more.
     pub(super) fn is_no_stranger(&self) {
-        let mut table = self.connections.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.strangers.remove(&self.id);
+        self.connections.lock().strangers.remove(&self.id);
     }
 
     /// Waits until the connection must go; returns why. Whatever its client sends does not delay that.
@@ -121,7 +155,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut table = self.connections.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.connections.lock();
         table.strangers.remove(&self.id);
         self.connections.gauge.iter().for_each(IntGauge::dec);
         if self.connections.open.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -133,8 +167,6 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn connections(cap: usize) -> Arc<Connections> {
@@ -155,6 +187,22 @@ mod tests {
         let newest = connections.admit().await;
         assert!(is_evicted(&older).await);
         assert!(!is_evicted(&known).await && !is_evicted(&newer).await && !is_evicted(&newest).await);
+    }
+
+    #[tokio::test]
+    async fn where_files_run_out_the_oldest_stranger_goes_below_the_cap() {
+        let connections = connections(10);
+        let known = connections.admit().await;
+        known.is_no_stranger();
+        let (older, newer) = (connections.admit().await, connections.admit().await);
+        for failure in [Errno::CONNABORTED, Errno::MFILE, Errno::NFILE] {
+            connections.recover(&failure.into()).await;
+            let evicted = (is_evicted(&older).await, is_evicted(&newer).await);
+            let expected = (failure == Errno::MFILE, failure == Errno::NFILE);
+            assert_eq!(evicted, expected, "{failure:?}");
+        }
+        connections.recover(&Errno::MFILE.into()).await;
+        assert!(!is_evicted(&known).await);
     }
 
     #[tokio::test]

@@ -7,13 +7,10 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::admission::Connections;
 use super::{State, connection};
-
-/// Pause after a failure to accept, such as too many open files: it would come again at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long connections that are cut at the end of the drain, and their requests, have to be gone.
 const CUT_PATIENCE: Duration = Duration::from_secs(1);
@@ -64,8 +61,13 @@ pub async fn serve(state: Arc<State>, listener: TcpListener, drain: Drain) -> us
 async fn accept(state: &Arc<State>, listener: &TcpListener, connections: &Arc<Connections>, drain: &Drain) {
     loop {
         if let Err(error) = accept_one(state, listener, connections, drain).await {
-            tracing::warn!(%error, "a connection could not be accepted");
-            sleep(ACCEPT_PAUSE).await;
+            // Strangers can bring it about.
+            if state.stranger_lines.check().is_ok() {
+                tracing::warn!(%error, "a connection could not be accepted");
+            } else {
+                state.metrics.log_lines_suppressed.inc();
+            }
+            connections.recover(&error).await;
         }
     }
 }

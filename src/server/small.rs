@@ -34,8 +34,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_LIFE: Duration = Duration::from_secs(30);
 /// Longest head of a request.
 const MAX_HEADER_BYTES: usize = 8192;
-/// Pause after a failure to accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a small listener speaks TLS and whom it admits, as the configuration has it now; plain HTTP where it has nothing.
 pub struct SmallTls {
@@ -129,9 +127,12 @@ async fn serve(listener: TcpListener, router: Router, front: Front) {
     // Who shows no certificate is a stranger: the oldest of them goes first.
     let connections = Connections::new(MAX_CONNECTIONS, None);
     loop {
-        let Ok((stream, address)) = listener.accept().await else {
-            sleep(ACCEPT_PAUSE).await;
-            continue;
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                connections.recover(&error).await;
+                continue;
+            }
         };
         let _ = stream.set_nodelay(true);
         let place = connections.admit().await;

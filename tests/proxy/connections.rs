@@ -8,6 +8,7 @@ mod floods;
 pub(crate) mod frames;
 mod framing;
 mod framing_http2;
+mod open_files;
 mod plain;
 mod silence;
 mod sizes;
