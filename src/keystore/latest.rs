@@ -6,8 +6,8 @@ use xks_spec::ExternalKeyId;
 
 use super::{KeyMap, VersionState};
 
-/// The switches of a store's keys as they are now. A request is served under the configuration that it began under, but
-/// what has been switched off meanwhile no longer begins at the HSM.
+/// The switches of a store's keys as they are now. A request is served under the configuration that held when its
+/// body had come, but what has been switched off meanwhile no longer begins at the HSM.
 pub struct LatestKeys(ArcSwap<Switches>);
 
 struct Switches {

@@ -130,13 +130,15 @@ async fn steps(
     record: &mut Record,
 ) -> Result<Vec<u8>, BodyEnd> {
     let state = &*peer.state;
-    let (store, path) = route(head, &state.stores.load(), record)?;
+    let path = parse_path(head)?;
+    let at_first = find(&state.stores.load(), &path, record)?;
     require_post(&head.method)?;
     let place = state.places.take().ok_or(Error::TooManyInFlight)?;
     let gauge = state.metrics.requests_in_flight.clone();
     gauge.inc();
     let _count = scopeguard(move || gauge.dec());
-    let signature = sigv4::check_head(signed_head(head), &store.credentials, clock::wall_clock())?;
+    let come_at = clock::wall_clock();
+    let signature = sigv4::check_head(signed_head(head), &at_first.credentials, come_at)?;
     let deadline = in_flight.deadline(&state.timeouts);
     let is_stranger = !peer.activity.is_authenticated();
     let in_time = clock::now() + state.timeouts.body;
@@ -146,6 +148,13 @@ async fn steps(
     let (body, _place) = state.places.keep_while(place, is_stranger, reading).await.ok_or(DISPLACED)?;
     let body = body?;
     record.request_bytes = body.len();
+    // Whom a reload has shut out meanwhile is shut out, however long the body was waited for.
+    let store = find(&state.stores.load(), &path, record)?;
+    let signature = if Arc::ptr_eq(&store, &at_first) {
+        signature
+    } else {
+        sigv4::check_head(signed_head(head), &store.credentials, come_at)?
+    };
     let authenticated = signature.verify(&body)?;
     store.credential_uses.note(&authenticated, clock::wall_clock());
     record.access_key_id = Some(authenticated.access_key_id);
@@ -169,25 +178,25 @@ async fn steps(
     Ok(answer)
 }
 
-/// Path and prefix: 404 for everything that is no path of one of our stores.
-fn route<'a>(
-    head: &'a Parts,
-    stores: &KeyStores,
-    record: &mut Record,
-) -> Result<(Arc<KeyStore>, ApiPath<'a>), Error> {
+/// 404 for everything that is no path of the API.
+fn parse_path(head: &Parts) -> Result<ApiPath<'_>, Error> {
     // SPEC(ERR-PATH-001): an invalid path is InvalidUriPathException. A query belongs to no path of ours, and a target
     // that names a host of its own on HTTP/1.1 is for proxies of another kind.
     let names_a_host = head.version != Version::HTTP_2 && head.uri.authority().is_some();
     if head.uri.query().is_some() || names_a_host {
         return Err(Error::UnknownPath);
     }
-    let path = ApiPath::parse(head.uri.path()).map_err(|_| Error::UnknownPath)?;
+    ApiPath::parse(head.uri.path()).map_err(|_| Error::UnknownPath)
+}
+
+/// The store of a path; 404 where none has its prefix.
+fn find(stores: &KeyStores, path: &ApiPath<'_>, record: &mut Record) -> Result<Arc<KeyStore>, Error> {
     // SPEC(URI-PREFIX-001): MAY serve several customers, isolated by their prefixes.
     let store = stores.find(path.prefix).ok_or(Error::UnknownPath)?;
     record.operation = Some(path.operation);
     record.external_key_id.clone_from(&path.external_key_id);
     record.store = Some(Arc::clone(store));
-    Ok((Arc::clone(store), path))
+    Ok(Arc::clone(store))
 }
 
 fn require_post(method: &Method) -> Result<(), Error> {

@@ -5,6 +5,7 @@ mod connections;
 mod faults;
 mod files;
 mod hsm;
+mod late_bodies;
 mod load;
 pub(crate) mod rig;
 pub(crate) mod versions;
