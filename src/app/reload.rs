@@ -282,7 +282,8 @@ impl Reloader {
     // no longer authenticates.
     fn publish(&mut self, next: Stores) {
         next.begin(&self.state.metrics, &self.iv_budget);
-        let before = self.state.stores.swap(Arc::clone(&next.stores));
+        // First what is permitted: a request under the next stores must find its key switched on. One under the stores before
+        // whose key is switched off is refused a moment sooner.
         for store in next.stores.iter() {
             store.latest.replace(store.is_enabled, Arc::clone(&store.keys));
         }
