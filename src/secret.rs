@@ -11,7 +11,7 @@ use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
 use locked::LockedBytes;
-pub use locked::is_all_locked;
+pub use locked::{is_all_locked, warn_if_unlocked};
 
 /// What to do where [`is_all_locked`] says no.
 pub const UNLOCKED_ADVICE: &str = "the system lets this process lock too little memory: secrets may be swapped out to disk; \

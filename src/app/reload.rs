@@ -23,6 +23,7 @@ use crate::config::{Config, ConfigError, LogLevel};
 use crate::hsm::{Token, TokenSettings};
 use crate::iv_budget::IvBudget;
 use crate::metrics::Metrics;
+use crate::secret;
 use crate::server::{SmallTls, State};
 use crate::tls::{TlsIdentity, show_chains};
 use crate::version_records::VersionRecords;
@@ -188,6 +189,8 @@ impl Reloader {
                     .note_configuration(Configuration { refusal, ..Configuration::clone(&before) });
             }
         }
+        // Its secrets are read whatever came of it.
+        secret::warn_if_unlocked();
         // Last: who has seen it sees everything else.
         self.state.metrics.config_reloads.with_label_values(&[label]).inc();
     }
@@ -287,6 +290,7 @@ impl Reloader {
         for store in next.stores.iter() {
             store.latest.replace(store.is_enabled, Arc::clone(&store.keys));
         }
+        let before = self.state.stores.swap(Arc::clone(&next.stores));
         for store in before.iter() {
             let successor = next.stores.of_name(&store.name);
             store.credential_uses.hand_over(successor.map(|store| &store.credential_uses));

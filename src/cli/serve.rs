@@ -32,9 +32,7 @@ pub(super) fn run(args: &ServeArgs) -> u8 {
         Err(code) => return code,
     };
     let (log, set_log_level, dropped_lines) = start_log(config.log_level);
-    if !secret::is_all_locked() {
-        tracing::warn!("{}", secret::UNLOCKED_ADVICE);
-    }
+    secret::warn_if_unlocked();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -14,6 +14,14 @@ pub fn is_all_locked() -> bool {
     !IS_UNLOCKED.load(Ordering::Relaxed)
 }
 
+/// Warns, once in the life of the process, where it is not so.
+pub fn warn_if_unlocked() {
+    static HAS_WARNED: AtomicBool = AtomicBool::new(false);
+    if !is_all_locked() && !HAS_WARNED.swap(true, Ordering::Relaxed) {
+        tracing::warn!("{}", super::UNLOCKED_ADVICE);
+    }
+}
+
 /// Bytes that are wiped when dropped.
 pub(super) struct LockedBytes {
     memory: Memory,

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 
 use serde_json::Value;
 use xks_harness::proxy::main_store;
@@ -10,6 +11,7 @@ use xks_harness::request::{bytes_of, decrypt_body, encrypt_body};
 use xks_harness::token::PIN;
 use xks_harness::{Function, Http, Proxy, Setup, XksRequest};
 
+use crate::reload::Reloading;
 use crate::tokens::rig::Rig;
 
 /// Nowhere else in the process, and in this test only as a pattern to be made of a seed.
@@ -162,6 +164,29 @@ async fn secrets_lie_in_locked_pages_alone() {
         assert_is_locked(what, found(&proxy, secret.as_bytes()));
         assert!(!proxy.all_output().contains(secret), "the {what} was printed");
     }
+}
+
+/// Once, by the first reload for whose secrets no locked page is left.
+#[tokio::test]
+async fn secrets_of_a_reload_that_cannot_be_locked_are_told_of() {
+    // Root may lock whatever the limit, unless it lacks that capability.
+    let launcher = ["prlimit", "--memlock=8388608:8388608", "setpriv", "--bounding-set=-ipc_lock"];
+    let launcher = launcher.map(str::to_owned).to_vec();
+    let reloading = Reloading::start(Setup { launcher, ..Setup::default() }).await;
+    let is_it =
+        |line: &Value| line["message"].as_str().is_some_and(|text| text.contains("too little memory"));
+    let told = || reloading.proxy.log_lines().into_iter().filter(is_it).count();
+    assert_eq!(reloading.reload().await, "ok");
+    assert_eq!(told(), 0);
+    let limit = ["--pid", &reloading.proxy.pid().to_string(), "--memlock=4096:4096"];
+    assert!(Command::new("prlimit").args(limit).status().unwrap().success());
+    for _ in 0..2 {
+        assert_eq!(reloading.reload().await, "ok");
+        let _ = reloading.proxy.wait_for_log(is_it);
+    }
+    reloading.proxy.signal("TERM");
+    let _ = reloading.proxy.wait_for_log(|line| line["message"] == "stopped");
+    assert_eq!(told(), 1);
 }
 
 /// A helper has the PIN of its token, the plaintexts that pass through it, and nothing else.
