@@ -30,7 +30,26 @@ struct Mapping {
     start: u64,
     length: usize,
     name: String,
+    /// Nobody else sees what is written there.
+    is_private: bool,
     is_locked: bool,
+}
+
+/// Smaller pages do not exist.
+const PAGE_BYTES: usize = 4096;
+
+impl Mapping {
+    /// Its bytes, and how many of them were read. Page by page, since one that cannot be read hides none of the others.
+    fn read(&self, memory: &File) -> (Vec<u8>, usize) {
+        let (mut bytes, mut read) = (vec![0; self.length], 0);
+        let starts = (self.start..).step_by(PAGE_BYTES);
+        for (page, start) in bytes.chunks_mut(PAGE_BYTES).zip(starts) {
+            if memory.read_exact_at(page, start).is_ok() {
+                read += page.len();
+            }
+        }
+        (bytes, read)
+    }
 }
 
 fn mappings(process_id: u32) -> Vec<Mapping> {
@@ -42,12 +61,13 @@ fn mappings(process_id: u32) -> Vec<Mapping> {
             all.last_mut().unwrap().is_locked = words.any(|flag| flag == "lo");
         } else if let Some((start, end)) = first.split_once('-') {
             let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
-            let is_readable = words.next().unwrap().starts_with('r');
+            let rights = words.next().unwrap();
+            let (is_readable, is_private) = (rights.starts_with('r'), rights.ends_with('p'));
             let name = words.nth(3).unwrap_or_default().to_owned();
             // The kernel's own pages cannot be read.
             let length = if is_readable && !name.starts_with("[v") { end - start } else { 0 };
             let length = usize::try_from(length).unwrap();
-            all.push(Mapping { start, length, name, is_locked: false });
+            all.push(Mapping { start, length, name, is_private, is_locked: false });
         }
     }
     all
@@ -58,18 +78,26 @@ fn found(proxy: &Proxy, pattern: &[u8]) -> Vec<Mapping> {
     found_in(proxy.pid(), pattern)
 }
 
-/// Where a pattern lies in a process's memory.
+/// Where a pattern lies in a process's memory. Some of that may go while it is read; a search that has not seen nearly all
+/// of it would show nothing.
 fn found_in(process_id: u32, pattern: &[u8]) -> Vec<Mapping> {
     let memory =
         File::open(format!("/proc/{process_id}/mem")).expect("only root may look into the proxy's memory");
-    let mut found = Vec::new();
+    let (mut found, mut private_bytes, mut read_bytes) = (Vec::new(), 0, 0);
     for mapping in mappings(process_id) {
-        let mut bytes = vec![0; mapping.length];
-        let read = memory.read_at(&mut bytes, mapping.start).unwrap_or(0);
-        if contains(&bytes[..read], pattern) {
+        let (bytes, read) = mapping.read(&memory);
+        if mapping.is_private {
+            private_bytes += mapping.length;
+            read_bytes += read;
+        }
+        if contains(&bytes, pattern) {
             found.push(mapping);
         }
     }
+    assert!(
+        private_bytes > 0 && read_bytes >= private_bytes / 100 * 99,
+        "of {private_bytes} bytes {read_bytes} were read"
+    );
     found
 }
 
