@@ -259,7 +259,7 @@ metrics! {
     ready: IntGauge = "xks_ready", "0 or 1", [], None,
         "1 while `/ping` and `/readyz` say that this proxy should be sent requests.";
     log_lines_suppressed: IntCounter = "xks_log_lines_suppressed_total", "lines", [], None,
-        "Log lines of requests that were not authenticated, left out since there were too many.";
+        "Log lines that strangers cause (requests that are not authenticated, connections that are not admitted), left out since there were too many.";
     log_lines_dropped: IntCounter = "xks_log_lines_dropped_total", "lines", [], None,
         "Log lines dropped because the log could not be written as fast as it came.";
     process_start: IntGauge = "process_start_time_seconds", "seconds since 1970", [], None,

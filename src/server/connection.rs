@@ -98,17 +98,18 @@ async fn admit(
     let stream = match stream {
         Ok(Ok(stream)) => stream,
         Ok(Err(HandshakeFault::ProxyProtocol(fault))) => {
-            if state.stranger_lines.check().is_ok() {
+            if state.has_line_for_stranger() {
                 tracing::warn!(%address, error = %fault, "a connection from proxy_protocol_from has no PROXY header");
-            } else {
-                state.metrics.log_lines_suppressed.inc();
             }
             return Err("no_proxy_header");
         }
         Ok(Err(HandshakeFault::Tls(error, stream))) => {
             match ClientFault::of_handshake(&error) {
                 Some(fault) => not_admitted(&state, client.client, fault),
-                None => tracing::debug!(address = %client.client, %error, "the TLS handshake failed"),
+                None if state.has_line_for_stranger() => {
+                    tracing::info!(address = %client.client, %error, "the TLS handshake failed");
+                }
+                None => {}
             }
             leave_behind(stream, &[], &place).await;
             return Err("handshake_failed");
@@ -163,10 +164,8 @@ impl From<(std::io::Error, TcpStream)> for HandshakeFault {
 /// Counts a client whose certificate is not accepted, and says why, as far as strangers may fill the log.
 fn not_admitted(state: &State, address: SocketAddr, fault: &ClientFault) {
     state.metrics.client_certificate_failures.with_label_values(&[fault.label()]).inc();
-    if state.stranger_lines.check().is_ok() {
+    if state.has_line_for_stranger() {
         tracing::warn!(%address, reason = %fault, "a client was cut off in the TLS handshake");
-    } else {
-        state.metrics.log_lines_suppressed.inc();
     }
 }
 

@@ -62,10 +62,8 @@ async fn accept(state: &Arc<State>, listener: &TcpListener, connections: &Arc<Co
     loop {
         if let Err(error) = accept_one(state, listener, connections, drain).await {
             // Strangers can bring it about.
-            if state.stranger_lines.check().is_ok() {
+            if state.has_line_for_stranger() {
                 tracing::warn!(%error, "a connection could not be accepted");
-            } else {
-                state.metrics.log_lines_suppressed.inc();
             }
             connections.recover(&error).await;
         }

@@ -46,7 +46,7 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Where authenticated requests are recorded.
     pub audit: Option<Arc<Audit>>,
-    /// How many lines of the log requests that are not authenticated may have.
+    /// How many lines of the log strangers may have: requests that are not authenticated, connections that are not admitted.
     pub stranger_lines: DefaultDirectRateLimiter,
     /// Load balancers, whose connections all begin with a PROXY protocol header.
     pub proxy_protocol_from: Vec<IpNet>,
@@ -60,6 +60,17 @@ pub struct State {
     pub fleet: ArcSwap<Fleet>,
     /// Places for API requests.
     pub places: Places,
+}
+
+impl State {
+    /// Whether the log takes one more line that a stranger causes; counts it where it does not.
+    fn has_line_for_stranger(&self) -> bool {
+        let has_line = self.stranger_lines.check().is_ok();
+        if !has_line {
+            self.metrics.log_lines_suppressed.inc();
+        }
+        has_line
+    }
 }
 
 /// How much is taken.

@@ -136,3 +136,30 @@ async fn nothing_is_served_in_the_clear() {
         assert!(!String::from_utf8_lossy(&answer).contains("HTTP"), "{answer:?}");
     }
 }
+
+/// Whoever connects can bring such lines about, and must not fill the disk with them.
+#[tokio::test]
+async fn handshakes_that_fail_have_lines_of_the_log_but_not_without_end() {
+    const SUPPRESSED: &str = "xks_log_lines_suppressed_total";
+    let mut proxy = Proxy::start(&Setup::default()).await;
+    let mut failed = 0_usize;
+    while proxy.metric(SUPPRESSED).await == 0.0 {
+        for _ in 0..100 {
+            let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+        failed += 100;
+        assert!(failed < 10_000, "no line is left out");
+    }
+    let closed = format!("xks_connections_closed_total{{reason=\"handshake_failed\"}} {failed}\n");
+    proxy.wait_for("/metrics", |_, text| text.contains(&closed)).await;
+    let suppressed = proxy.metric(SUPPRESSED).await;
+    proxy.signal("TERM");
+    assert!(proxy.wait_for_exit().success());
+    let _ = proxy.wait_for_log(|line| line["message"] == "stopped");
+    let lines = proxy.log_lines();
+    let told: Vec<_> = lines.iter().filter(|line| line["message"] == "the TLS handshake failed").collect();
+    assert!(told.iter().all(|line| line["level"] == "INFO" && line["address"].is_string()), "{told:?}");
+    assert_eq!(told.len() as f64 + suppressed, failed as f64);
+}
