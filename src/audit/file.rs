@@ -1,5 +1,6 @@
 //! The audit file, found in whatever state a crash, an operator or an attacker left it, and the small file beside it that
-//! holds the chain's head: by it the chain goes on though the file was moved away, and a tail that was cut off is missed.
+//! holds the chain's head: by it the chain goes on though the file was moved away, and a tail that was cut off is missed. It also
+//! holds how many records were lost of which the chain could not tell.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -22,8 +23,8 @@ const BEGIN: &[u8] = br#"{"seq":"#;
 pub(super) struct HeadFile(File);
 
 impl HeadFile {
-    /// The head as it was last written; [`Head::NONE`] where there is none.
-    pub(super) fn open(audit_file: &Path) -> Result<(Self, Head), AuditFault> {
+    /// The head as it was last written, [`Head::NONE`] where there is none; and how many lost records are to be told of.
+    pub(super) fn open(audit_file: &Path) -> Result<(Self, Head, u64), AuditFault> {
         let mut path = audit_file.as_os_str().to_owned();
         path.push(HEAD_EXTENSION);
         let path = PathBuf::from(path);
@@ -35,14 +36,15 @@ impl HeadFile {
         let mut text = Vec::new();
         let read = (&mut file).take(1024).read_to_end(&mut text);
         read.map_err(|source| AuditFault::Io { action: "cannot read", path: path.clone(), source })?;
-        let head = if text.is_empty() { Some(Head::NONE) } else { parse_head(&text) };
-        Ok((Self(file), head.ok_or(AuditFault::HeadDamaged(path))?))
+        let known = if text.is_empty() { Some((Head::NONE, 0)) } else { parse_head(&text) };
+        let (head, lost) = known.ok_or(AuditFault::HeadDamaged(path))?;
+        Ok((Self(file), head, lost))
     }
 
     /// Always of the same length, so that it is written over in one piece. Synced where records are: behind them, it would have
     /// their numbers given anew once their file is moved away.
-    pub(super) fn write(&self, head: Head, is_synced: bool) -> io::Result<()> {
-        self.0.write_all_at(format!("{:020} {}\n", head.seq, head.hash).as_bytes(), 0)?;
+    pub(super) fn write(&self, head: Head, lost: u64, is_synced: bool) -> io::Result<()> {
+        self.0.write_all_at(format!("{:020} {} {lost:020}\n", head.seq, head.hash).as_bytes(), 0)?;
         if is_synced { self.0.sync_data() } else { Ok(()) }
     }
 }
@@ -57,10 +59,12 @@ fn lock(file: &File, audit_file: &Path) -> Result<(), AuditFault> {
     }
 }
 
-fn parse_head(text: &[u8]) -> Option<Head> {
+fn parse_head(text: &[u8]) -> Option<(Head, u64)> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
-    let (seq, hash) = text.split_once(' ')?;
-    Some(Head { seq: seq.parse().ok()?, hash: Hash::parse(hash.as_bytes())? })
+    let mut words = text.split(' ');
+    let (seq, hash, lost) = (words.next()?, words.next()?, words.next()?);
+    let head = Head { seq: seq.parse().ok()?, hash: Hash::parse(hash.as_bytes())? };
+    words.next().is_none().then_some((head, lost.parse().ok()?))
 }
 
 /// A file that is open for appending.

@@ -115,6 +115,8 @@ struct Shared {
     queued_bytes: AtomicUsize,
     /// Records that were never written.
     lost: AtomicU64,
+    /// Records that were handed over and are not written yet.
+    unwritten: AtomicU64,
     started_at: Instant,
     /// Milliseconds from the start to when the write began that has not ended, and 1; 0 where none is going on.
     busy_since_ms: AtomicU64,
@@ -187,6 +189,10 @@ impl Audit {
         while !self.shared.messages.is_disconnected() && clock::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
+        let records = self.shared.unwritten.load(Ordering::Relaxed);
+        if records > 0 {
+            tracing::error!(records, "audit records are lost: they could not be written before the end");
+        }
         self.shared.tell_head();
     }
 
@@ -236,6 +242,7 @@ impl Shared {
             messages,
             queued_bytes: AtomicUsize::new(0),
             lost: AtomicU64::new(0),
+            unwritten: AtomicU64::new(0),
             started_at: clock::now(),
             busy_since_ms: AtomicU64::new(0),
             oldest_ms: AtomicU64::new(0),
@@ -254,10 +261,12 @@ impl Shared {
         let bytes = record.size_bytes();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let message = Message::Record(Pending { record, bytes, queued_ms: self.millis_now(), written });
+        self.unwritten.fetch_add(1, Ordering::Relaxed);
         if queued <= MAX_QUEUED_BYTES && self.messages.try_send(message).is_ok() {
             return Ok(());
         }
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.unwritten.fetch_sub(1, Ordering::Relaxed);
         self.lost.fetch_add(1, Ordering::Relaxed);
         self.metrics.audit_records_lost.inc();
         Err(NotWritten)

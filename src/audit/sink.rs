@@ -60,6 +60,8 @@ pub(super) struct Writer {
     withheld: Vec<u64>,
     /// Lost records that the chain tells of.
     lost_told: u64,
+    /// Those of the process before that it could not tell of.
+    lost_before: u64,
     retry_at: Option<Instant>,
     /// When records were last taken.
     taken_at: Instant,
@@ -75,7 +77,7 @@ impl Writer {
     pub(super) fn open(shared: Arc<Shared>) -> Result<Self, AuditFault> {
         let path = &shared.settings.path;
         let hasher = Hasher::new(shared.settings.hmac_key.as_ref());
-        let (head_file, known) = HeadFile::open(path)?;
+        let (head_file, known, lost_before) = HeadFile::open(path)?;
         let (file, found) = AuditFile::open(path, &hasher)?;
         let head = go_on_from(path, known, found.last);
         let opening = Some(Opening::new(OpenReason::Start, found));
@@ -91,6 +93,7 @@ impl Writer {
             backlog_bytes: 0,
             withheld: Vec::new(),
             lost_told: 0,
+            lost_before,
             retry_at: None,
             taken_at: clock::now(),
         })
@@ -199,8 +202,9 @@ impl Writer {
             }
             head.append(&self.hasher, &opening.entry(), &mut lines);
         }
-        if lost > self.lost_told {
-            head.append(&self.hasher, &Entry::Lost { records: lost - self.lost_told }, &mut lines);
+        let untold = self.lost_before + lost - self.lost_told;
+        if untold > 0 {
+            head.append(&self.hasher, &Entry::Lost { records: untold }, &mut lines);
         }
         for record in &self.withheld {
             head.append(&self.hasher, &Entry::Withheld { record: *record }, &mut lines);
@@ -222,10 +226,11 @@ impl Writer {
             self.backlog.extend(answers.into_iter().map(|(_, pending)| pending));
             return Err(io(source));
         }
-        (self.head, self.lost_told, self.opening) = (head, lost, None);
+        (self.head, self.lost_told, self.lost_before, self.opening) = (head, lost, 0, None);
         self.backlog_bytes = 0;
         self.withheld.clear();
         self.acknowledge(answers);
+        self.shared.unwritten.fetch_sub(records, Ordering::Relaxed);
         self.shared.metrics.audit_records.inc_by(records);
         Ok(())
     }
@@ -248,13 +253,17 @@ impl Writer {
         self.shared.is_failing.store(false, Ordering::Release);
         self.note_oldest();
         *self.shared.head.lock().unwrap_or_else(PoisonError::into_inner) = self.head;
-        if let Err(error) = self.head_file.write(self.head, self.shared.settings.is_synced) {
+        self.keep_head(0);
+    }
+
+    fn keep_head(&self, lost: u64) {
+        if let Err(error) = self.head_file.write(self.head, lost, self.shared.settings.is_synced) {
             tracing::warn!(%error, "the head of the audit log cannot be written beside it");
         }
     }
 
     /// Whoever waits for a record is told; the records are kept and say so.
-    fn fail(&mut self, fault: &AuditFault) {
+    pub(super) fn fail(&mut self, fault: &AuditFault) {
         if self.retry_at.is_none() {
             tracing::error!(error = %fault, "the audit log cannot be written");
         }
@@ -299,10 +308,14 @@ impl Writer {
     }
 
     pub(super) fn end(mut self, messages: &flume::Receiver<Message>) {
-        // What was handed over while the last batch was written.
-        while self.retry_at.is_none() && !messages.is_empty() {
+        // Once more, though the last try may have failed just now; then what was handed over meanwhile.
+        self.retry_at = self.retry_at.map(|_| clock::now());
+        loop {
             self.collect(messages, true);
             self.write_out();
+            if self.retry_at.is_some() || messages.is_empty() {
+                break;
+            }
         }
         self.write_out();
         if let Some(file) = &mut self.file {
@@ -314,9 +327,14 @@ impl Writer {
                 self.succeed();
             }
         }
-        let waiting = messages.try_iter().filter(|message| matches!(message, Message::Record(_))).count();
-        let lost = (self.backlog.len() + waiting) as u64;
-        self.shared.metrics.audit_records_lost.inc_by(lost);
+        let unwritten = self.shared.unwritten.load(Ordering::Relaxed);
+        self.shared.metrics.audit_records_lost.inc_by(unwritten);
+        let lost = self.shared.lost.load(Ordering::Relaxed) - self.lost_told;
+        let untold = self.lost_before + lost + unwritten;
+        if untold > 0 {
+            // The next process tells of them.
+            self.keep_head(untold);
+        }
     }
 }
 

@@ -140,6 +140,50 @@ fn what_is_handed_over_as_the_log_ends_is_written_before_its_end() {
     desk.verify(&[desk.path()]).unwrap();
 }
 
+/// A log whose thread does not run, and whose last write has failed just now.
+fn failing(desk: &Desk) -> (Arc<Shared>, Writer, flume::Receiver<Message>) {
+    let (messages, waiting) = flume::bounded(8);
+    let shared = Arc::new(Shared::new(desk.settings(), &Arc::new(Metrics::new()), messages));
+    let mut writer = Writer::open(Arc::clone(&shared)).unwrap();
+    (0..3).for_each(|_| shared.send(record(), None).unwrap());
+    writer.fail(&AuditFault::NotAFile(desk.path()));
+    (shared, writer, waiting)
+}
+
+#[test]
+fn the_end_tries_once_more_though_a_try_has_failed_just_now() {
+    let desk = Desk::new();
+    let (shared, writer, waiting) = failing(&desk);
+    writer.end(&waiting);
+    assert_eq!(types(&desk.path()), ["opened", "request", "request", "request", "closed"]);
+    assert_eq!((shared.metrics.audit_records_lost.get(), shared.unwritten.load(Ordering::Relaxed)), (0, 0));
+    desk.verify(&[desk.path()]).unwrap();
+}
+
+#[test]
+fn what_is_lost_at_the_end_is_told_by_the_next_process() {
+    let desk = Desk::new();
+    desk.live(1);
+    let whole = desk.move_away("whole");
+    let (shared, writer, waiting) = failing(&desk);
+    // No file can have that name.
+    fs::remove_file(desk.path()).unwrap();
+    fs::create_dir(desk.path()).unwrap();
+    writer.end(&waiting);
+    assert_eq!((shared.metrics.audit_records_lost.get(), shared.unwritten.load(Ordering::Relaxed)), (3, 3));
+    fs::remove_dir(desk.path()).unwrap();
+    for (lives, expected) in
+        [(1, vec!["opened", "lost", "request", "closed"]), (2, vec!["opened", "request", "closed"])]
+    {
+        desk.live(1);
+        let next = desk.move_away(&format!("life-{lives}"));
+        assert_eq!(types(&next), expected);
+    }
+    let next = desk.folder.path().join("life-1");
+    assert_eq!(records(&next)[1]["records"], 3);
+    desk.verify(&[whole, next]).unwrap();
+}
+
 #[test]
 fn a_record_says_who_did_what_and_nothing_else() {
     let desk = Desk::new();

@@ -75,6 +75,57 @@ async fn a_full_disk_costs_no_request_and_no_record_where_requests_go_on() {
     assert!(!accept(&[folder.path()]).contains("torn"), "what was written in part is taken back");
 }
 
+/// As long as it is full, and what it then loses is on record.
+#[tokio::test]
+async fn what_a_disk_that_is_full_at_the_end_loses_is_told_in_the_log_and_by_the_next_process() {
+    const COUNT: usize = 20;
+    let folder = AuditFolder::new();
+    let proxy = Proxy::start(&folder.setup("")).await;
+    let mut connection = proxy.connect(Http::Two).await;
+    connection.send(&encrypt()).await.ok();
+    folder.wait_for_requests(1).await;
+    fill_the_disk(&proxy, &folder);
+    for _ in 0..COUNT {
+        connection.send(&encrypt()).await.ok();
+    }
+    wait_until_failing(&proxy, true).await;
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait_for_log(lost_at_the_end)["records"], COUNT);
+    end(proxy).await;
+    // As big as before, without what was written in part.
+    end(Proxy::start(&folder.setup("")).await).await;
+    let lost: Vec<_> = all(&folder).into_iter().filter(|record| record["type"] == "lost").collect();
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert_eq!(lost[0]["records"], COUNT);
+    accept(&[folder.path()]);
+}
+
+/// The end does not wait for it, and says what that costs.
+#[tokio::test]
+async fn what_a_disk_that_hangs_at_the_end_loses_is_told_in_the_log() {
+    let folder = AuditFolder::new();
+    let proxy = Proxy::start(&folder.setup("")).await;
+    let mut connection = proxy.connect(Http::Two).await;
+    let _lease = rotate_into_a_hang(&proxy, &folder);
+    wait_until_failing(&proxy, true).await;
+    for _ in 0..3 {
+        connection.send(&encrypt()).await.ok();
+    }
+    drop(connection);
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait_for_log(lost_at_the_end)["records"], 3);
+    end(proxy).await;
+}
+
+fn lost_at_the_end(line: &Value) -> bool {
+    line["message"] == "audit records are lost: they could not be written before the end"
+}
+
+fn all(folder: &AuditFolder) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder.path()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 #[tokio::test]
 async fn a_full_disk_lets_no_success_leave_where_each_must_be_on_record() {
     let folder = AuditFolder::new();
