@@ -174,7 +174,7 @@ mod tests {
     }
 
     async fn is_evicted(place: &Place) -> bool {
-        tokio::time::timeout(Duration::ZERO, place.must_go()).await == Ok("evicted")
+        timeout(Duration::ZERO, place.must_go()).await == Ok("evicted")
     }
 
     #[tokio::test]
@@ -223,7 +223,7 @@ mod tests {
         let known = connections.admit().await;
         known.is_no_stranger();
         let mut waiting = Box::pin(connections.admit());
-        assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err());
+        assert!(timeout(Duration::ZERO, &mut waiting).await.is_err());
         drop(known);
         let _place = waiting.await;
         assert_eq!(connections.count(), 1);
