@@ -14,14 +14,15 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::pki::Pki;
+use crate::pki::{PemPair, Pki};
 use crate::request::XksRequest;
 
 /// Which HTTP to speak.
@@ -99,11 +100,24 @@ impl Answer {
 /// A TLS configuration that trusts the test CA and offers one protocol.
 #[must_use]
 pub fn tls_config(http: Http) -> ClientConfig {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    tls_config_showing(http, None)
+}
+
+/// The same of a client that shows a certificate, where there is one.
+#[must_use]
+pub fn tls_config_showing(http: Http, shown: Option<&PemPair>) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(Pki::shared().roots())
-        .with_no_client_auth();
+        .with_root_certificates(Pki::shared().roots());
+    let mut config = match shown {
+        None => builder.with_no_client_auth(),
+        Some(pair) => {
+            let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(vec![certificate], key).unwrap()
+        }
+    };
     config.alpn_protocols = vec![match http {
         Http::One => b"http/1.1".to_vec(),
         Http::Two => b"h2".to_vec(),

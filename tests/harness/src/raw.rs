@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -26,7 +27,15 @@ impl RawConnection {
     /// # Panics
     /// If that fails.
     pub async fn open(address: SocketAddr) -> Self {
-        Self { stream: tls(address, tls_config(Http::One)).await.unwrap(), unread: Vec::new() }
+        Self::open_with(address, tls_config(Http::One)).await
+    }
+
+    /// The same with a TLS configuration.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub async fn open_with(address: SocketAddr, config: ClientConfig) -> Self {
+        Self { stream: tls(address, config).await.unwrap(), unread: Vec::new() }
     }
 
     /// This end's address, as the proxy logs it.

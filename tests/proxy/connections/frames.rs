@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -111,16 +112,16 @@ pub(crate) struct FrameConnection {
 }
 
 impl FrameConnection {
-    /// Connects, agrees on HTTP/2 and says nothing yet.
-    pub(crate) async fn open_silent(address: SocketAddr) -> Self {
-        let stream = tls(address, tls_config(Http::Two)).await.unwrap();
-        let authority = format!("localhost:{}", address.port());
-        Self { stream, unread: Vec::new(), authority, answers_pings: true }
-    }
-
     /// Connects and begins: both sides have sent their SETTINGS, and the proxy's are acknowledged.
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let mut connection = Self::open_silent(address).await;
+        Self::open_with(address, tls_config(Http::Two)).await
+    }
+
+    /// The same with a TLS configuration, whose ALPN is to agree on HTTP/2.
+    pub(crate) async fn open_with(address: SocketAddr, config: ClientConfig) -> Self {
+        let stream = tls(address, config).await.unwrap();
+        let authority = format!("localhost:{}", address.port());
+        let mut connection = Self { stream, unread: Vec::new(), authority, answers_pings: true };
         connection.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
         connection.next_of(SETTINGS).await;
         connection
