@@ -36,3 +36,24 @@ async fn a_store_over_its_quota_is_throttled_alone_and_counted() {
     assert_eq!(proxy.metric(&counted("nested", "store_quota")).await, 0.0);
     assert_eq!(proxy.metric(&counted("main", "health_quota")).await, 0.0);
 }
+
+#[tokio::test]
+async fn health_over_its_quota_is_throttled_alone_and_counted() {
+    let proxy = Proxy::start(&Setup::default()).await;
+    let mut connection = proxy.connect(Http::One).await;
+    let (mut served, mut throttled) = (0, 0);
+    while throttled < 3 {
+        assert!(served < MAX_REQUESTS, "the quota never ran out");
+        let answer = connection.send(&XksRequest::health(&main_store())).await;
+        if answer.status == 200 {
+            served += 1;
+        } else {
+            assert_eq!(answer.refusal(), (429, "ThrottlingException".to_owned()));
+            throttled += 1;
+        }
+    }
+    assert!(served >= 20, "those of a second are served");
+    connection.send(&XksRequest::metadata(&main_store(), "demo")).await.ok();
+    assert_eq!(proxy.metric(&counted("main", "health_quota")).await, 3.0);
+    assert_eq!(proxy.metric(&counted("main", "store_quota")).await, 0.0);
+}

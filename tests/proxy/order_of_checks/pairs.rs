@@ -178,6 +178,10 @@ async fn each_check_has_its_one_answer() {
                 assert_first_answers(&scene, operation, &[check]).await;
             }
         }
+        let throttled = scene.proxy.metric("xks_throttled_total{reason=\"in_flight\",store=\"main\"}").await;
+        // Each operation over both protocols.
+        let expected = if check == InFlight { 2 * Operation::ALL.len() } else { 0 };
+        assert_eq!(throttled, expected as f64, "{check:?}");
     }
 }
 
