@@ -1,7 +1,7 @@
 //! The orderly end: not ready at once, new connections still served for the lame-duck time, then every connection told
 //! to close, then exit code 0. Nothing that was accepted is lost.
 
-mod traffic;
+pub(crate) mod traffic;
 
 use std::net::TcpListener;
 use std::sync::Arc;

@@ -158,7 +158,7 @@ async fn use_up(fleet: &Fleet, mut connection: Connection, pause: Duration) {
 
 /// The connection had ended before the request was sent, or a GOAWAY says that the request comes after the last that
 /// is processed: a client sends it elsewhere.
-fn is_not_processed(error: &hyper::Error) -> bool {
+pub(crate) fn is_not_processed(error: &hyper::Error) -> bool {
     error.is_canceled()
         || error.is_closed()
         || format!("{error:?}").contains("GoAway(b\"\", NO_ERROR, Remote)")
