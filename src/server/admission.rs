@@ -14,7 +14,7 @@ use tokio::task::unconstrained;
 use tokio::time::{sleep, timeout};
 
 /// Pause after a failure to accept: it would come again at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The open connections of one listener.
 pub struct Connections {
@@ -84,7 +84,12 @@ impl Connections {
             return sleep(ACCEPT_PAUSE).await;
         }
         let closed = self.place_free.notified();
-        self.lock().evict_oldest();
+        // The system says so though nobody may be waiting: the newest is not turned out for nobody.
+        let mut table = self.lock();
+        if table.strangers.len() > 1 {
+            table.evict_oldest();
+        }
+        drop(table);
         let _ = timeout(ACCEPT_PAUSE, closed).await;
     }
 
@@ -195,6 +200,7 @@ mod tests {
         let known = connections.admit().await;
         known.is_no_stranger();
         let (older, newer) = (connections.admit().await, connections.admit().await);
+        let newest = connections.admit().await;
         for failure in [Errno::CONNABORTED, Errno::MFILE, Errno::NFILE] {
             connections.recover(&failure.into()).await;
             let evicted = (is_evicted(&older).await, is_evicted(&newer).await);
@@ -202,7 +208,7 @@ mod tests {
             assert_eq!(evicted, expected, "{failure:?}");
         }
         connections.recover(&Errno::MFILE.into()).await;
-        assert!(!is_evicted(&known).await);
+        assert!(!is_evicted(&known).await && !is_evicted(&newest).await);
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::admission::{Connections, Place};
+use super::admission::{ACCEPT_PAUSE, Connections, Place};
 use super::connection::leave_behind;
 use super::proxy_protocol::skip_header;
 use super::record::stranger_lines;
@@ -127,12 +127,9 @@ async fn serve(listener: TcpListener, router: Router, front: Front) {
     // Who shows no certificate is a stranger: the oldest of them goes first.
     let connections = Connections::new(MAX_CONNECTIONS, None);
     loop {
-        let (stream, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                connections.recover(&error).await;
-                continue;
-            }
+        let Ok((stream, address)) = listener.accept().await else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
         };
         let _ = stream.set_nodelay(true);
         let place = connections.admit().await;
