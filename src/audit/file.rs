@@ -62,9 +62,11 @@ fn lock(file: &File, audit_file: &Path) -> Result<(), AuditFault> {
 fn parse_head(text: &[u8]) -> Option<(Head, u64)> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
     let mut words = text.split(' ');
-    let (seq, hash, lost) = (words.next()?, words.next()?, words.next()?);
+    let (seq, hash) = (words.next()?, words.next()?);
+    // A head from before losses were kept beside it has none.
+    let lost = words.next().map_or(Some(0), |lost| lost.parse().ok())?;
     let head = Head { seq: seq.parse().ok()?, hash: Hash::parse(hash.as_bytes())? };
-    words.next().is_none().then_some((head, lost.parse().ok()?))
+    words.next().is_none().then_some((head, lost))
 }
 
 /// A file that is open for appending.
