@@ -110,10 +110,10 @@ impl KeyEntry {
     }
 
     fn put_attributes(&self, read: Arc<ReadAttributes>) {
-        let usages = read.attributes.usages;
-        let before = self.attributes.swap(read);
-        // What it may do only now it has not shown yet.
-        if before.attributes.usages != usages {
+        let now = read.attributes.usages;
+        let before = self.attributes.swap(read).attributes.usages;
+        // What it may do only now it has not shown yet, and can show.
+        if now.encrypt && now.decrypt && !before.encrypt {
             self.judgement.store(Arc::default());
         }
     }
