@@ -92,6 +92,11 @@ async fn start_both() -> Rig {
 /// Waits until requests go to both tokens.
 pub(crate) async fn wait_until_both_serve(rig: &Rig) {
     wait_for_fleet(rig, ["ACTIVE", "ACTIVE"]).await;
+    wait_until_both_are_asked(rig).await;
+}
+
+/// The same whatever their health: both have proven their keys.
+async fn wait_until_both_are_asked(rig: &Rig) {
     let until = Instant::now() + RECOVERY;
     let mut client = rig.client().await;
     let mut served = [0, 0];

@@ -66,6 +66,7 @@ async fn a_token_that_cannot_be_probed_is_asked_again() {
     let rig = Rig::start_with_faults(setup(), token, no_session_key);
     rig.proxy.wait_until_ready().await;
     wait_for_fleet(&rig, ["DEGRADED", "DEGRADED"]).await;
+    wait_until_both_are_asked(&rig).await;
     rig.faults.set(&format!("{no_session_key}\nC_Encrypt fail=CKR_DEVICE_ERROR token={SECOND}"));
     let mut client = rig.client().await;
     let open = "xks_token_breaker_open{token=\"second\"}";
