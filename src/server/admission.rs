@@ -84,12 +84,7 @@ impl Connections {
             return sleep(ACCEPT_PAUSE).await;
         }
         let closed = self.place_free.notified();
-        // The system says so though nobody may be waiting: the newest is not turned out for nobody.
-        let mut table = self.lock();
-        if table.strangers.len() > 1 {
-            table.evict_oldest();
-        }
-        drop(table);
+        self.lock().evict_oldest_of_several();
         let _ = timeout(ACCEPT_PAUSE, closed).await;
     }
 
@@ -119,6 +114,13 @@ impl Connections {
 }
 
 impl Table {
+    /// The system is out of files though nobody may be waiting: the newest is not turned out for nobody.
+    fn evict_oldest_of_several(&mut self) {
+        if self.strangers.len() > 1 {
+            self.evict_oldest();
+        }
+    }
+
     /// False where there is no stranger.
     fn evict_oldest(&mut self) -> bool {
         let oldest = self.strangers.pop_first();
