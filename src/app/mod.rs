@@ -97,7 +97,7 @@ pub async fn run(
     let rotated = on(SignalKind::hangup())?;
     // A limit on the size of files is then like a full disk, and does not end the process.
     let _size_limit = on(SignalKind::from_raw(SIGXFSZ))?;
-    let limits = possible(config.limits);
+    let limits = within_open_files(config.limits);
     let supervisor = Arc::new(Supervisor::of_environment());
     let metrics = Arc::new(Metrics::new());
     reload::note_loaded(&metrics);
@@ -222,7 +222,7 @@ fn warn_of_versions(config: &Config) {
 }
 
 /// The limits with no more connections than the system lets this process have.
-fn possible(limits: Limits) -> Limits {
+fn within_open_files(limits: Limits) -> Limits {
     let (wanted, possible) = (limits.max_connections, open_files::raise_limit());
     if possible < wanted {
         tracing::warn!(

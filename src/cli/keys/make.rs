@@ -189,7 +189,7 @@ fn pinned_versions(target: &Target<'_>, key: &ExternalKey) -> Result<Vec<Entry>,
             Err(error) => {
                 let Entry { number, state, locator, .. } = version;
                 return Err(Refusal(format!(
-                    "version {number}, {state} ({locator}), makes no check value: {error}. No key was made"
+                    "version {number}, {state} ({locator}), makes no check value: {error}. No key was made: mend that, and try again"
                 )));
             }
         };

@@ -199,7 +199,10 @@ impl<'c> Target<'c> {
         let made =
             self.check_values(std::slice::from_ref(locator))?.pop().unwrap_or(Err(HsmError::KeyNotFound));
         made.map_err(|error| {
-            Refusal(format!("the key with {locator} was made and makes no check value: {error}"))
+            Refusal(format!(
+                "the key with {locator} was made and makes no check value: {error}. Once that is mended, `xks-proxy keys check` \
+                 prints the value of a key that the configuration lists; or destroy this key, and try again"
+            ))
         })
     }
 }
