@@ -29,6 +29,23 @@ async fn wait_until_failing(proxy: &Proxy, is_failing: bool) {
     proxy.wait_for("/metrics", |_, text| text.contains(&wanted)).await;
 }
 
+/// Requests that a full disk has no room for.
+const WITHOUT_ROOM: usize = 20;
+
+/// A proxy that has written one record, and has served as many more as [`WITHOUT_ROOM`] since its disk is full.
+async fn start_and_fill_the_disk(folder: &AuditFolder) -> (Proxy, Connection) {
+    let proxy = Proxy::start(&folder.setup("")).await;
+    let mut connection = proxy.connect(Http::Two).await;
+    connection.send(&encrypt()).await.ok();
+    folder.wait_for_requests(1).await;
+    fill_the_disk(&proxy, folder);
+    for _ in 0..WITHOUT_ROOM {
+        connection.send(&encrypt()).await.ok();
+    }
+    wait_until_failing(&proxy, true).await;
+    (proxy, connection)
+}
+
 fn audit_lag(metrics: &str) -> f64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix("xks_audit_lag_seconds "));
     line.unwrap().parse().unwrap()
@@ -51,22 +68,14 @@ async fn expect_refusal(proxy: &Proxy, connection: &mut Connection) {
 #[tokio::test]
 async fn a_full_disk_costs_no_request_and_no_record_where_requests_go_on() {
     let folder = AuditFolder::new();
-    let proxy = Proxy::start(&folder.setup("")).await;
-    let mut connection = proxy.connect(Http::Two).await;
-    connection.send(&encrypt()).await.ok();
-    folder.wait_for_requests(1).await;
-    fill_the_disk(&proxy, &folder);
-    for _ in 0..20 {
-        connection.send(&encrypt()).await.ok();
-    }
-    wait_until_failing(&proxy, true).await;
+    let (proxy, mut connection) = start_and_fill_the_disk(&folder).await;
     connection.send(&encrypt()).await.ok();
     assert_eq!(health(&mut connection).await, "ACTIVE");
     assert!(proxy.metric("xks_audit_write_failures_total").await >= 1.0);
     // The oldest record waits longer and longer, and not any more once it is written.
     proxy.wait_for("/metrics", |_, text| audit_lag(text) >= 1.5).await;
     limit_file_size(&proxy, "unlimited");
-    folder.wait_for_requests(23).await;
+    folder.wait_for_requests(WITHOUT_ROOM + 3).await;
     wait_until_failing(&proxy, false).await;
     proxy.wait_for("/metrics", |_, text| audit_lag(text) == 0.0).await;
     assert_eq!(proxy.metric("xks_audit_records_lost_total").await, 0.0);
@@ -78,25 +87,16 @@ async fn a_full_disk_costs_no_request_and_no_record_where_requests_go_on() {
 /// As long as it is full, and what it then loses is on record.
 #[tokio::test]
 async fn what_a_disk_that_is_full_at_the_end_loses_is_told_in_the_log_and_by_the_next_process() {
-    const COUNT: usize = 20;
     let folder = AuditFolder::new();
-    let proxy = Proxy::start(&folder.setup("")).await;
-    let mut connection = proxy.connect(Http::Two).await;
-    connection.send(&encrypt()).await.ok();
-    folder.wait_for_requests(1).await;
-    fill_the_disk(&proxy, &folder);
-    for _ in 0..COUNT {
-        connection.send(&encrypt()).await.ok();
-    }
-    wait_until_failing(&proxy, true).await;
+    let (proxy, _connection) = start_and_fill_the_disk(&folder).await;
     proxy.signal("TERM");
-    assert_eq!(proxy.wait_for_log(lost_at_the_end)["records"], COUNT);
+    assert_eq!(proxy.wait_for_log(lost_at_the_end)["records"], WITHOUT_ROOM);
     end(proxy).await;
     // As big as before, without what was written in part.
     end(Proxy::start(&folder.setup("")).await).await;
     let lost: Vec<_> = all(&folder).into_iter().filter(|record| record["type"] == "lost").collect();
     assert_eq!(lost.len(), 1, "{lost:?}");
-    assert_eq!(lost[0]["records"], COUNT);
+    assert_eq!(lost[0]["records"], WITHOUT_ROOM);
     accept(&[folder.path()]);
 }
 
